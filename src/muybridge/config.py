@@ -108,8 +108,8 @@ class ClipSpec(Config):
         fps: sample as if the file had this rate, whatever its own is; None takes it as it is.
         num_segments: S snippets of T frames each (TSN); 1 is a plain clip.
         resize: short side in pixels, or (height, width); the crop is cut from this.
-        resize_filter: "antialias" is bilinear with the support widened when it shrinks; "bilinear" is the plain
-            2 x 2 bilinear of torchvision's presets (antialias=False).
+        resize_filter: "antialias" is bilinear with the support widened when it shrinks; "bilinear" is the
+            plain 2 x 2 bilinear of torchvision's presets (antialias=False).
         crop: side of the square that the network sees, pixels.
         scale: the value that white has before mean and std: 1 or 255.
         channel_order: "rgb", or "bgr" for networks converted from Caffe.
@@ -227,14 +227,14 @@ class AugmentConfig(Config):
     """Random changes of training clips; each is decided once a clip.
 
     Attributes:
-        short_side: the short side is drawn from this range, pixels (scale jitter); None keeps the spec's resize.
+        short_side: the short side is drawn from this range, pixels (scale jitter); None keeps the resize.
         crop: "random" place; "corners" is TSN's corner-and-scale crop; "area" cuts a box of random area and
             resizes it; "center" is no augmentation.
         crop_scales: TSN's scales of the short side, for "corners".
         crop_area: range of the box's area as a part of the square crop's, for "area".
         flip: mirror half of the clips; wrong where classes differ by left and right.
-        brightness, contrast, saturation, hue: widths of the colour jitter: factors are drawn from [1 - w, 1 + w],
-            the hue's turn from [-w, w].
+        brightness, contrast, saturation, hue: widths of the colour jitter: factors are drawn from
+            [1 - w, 1 + w], the hue's turn from [-w, w].
     """
 
     short_side: tuple[Positive, Positive] | None = None
@@ -308,7 +308,7 @@ class TrainConfig(Config):
         eval_every: epochs between two validations; the last one always has one.
         checkpoint_every: optimiser steps between two resumable states; 0 saves one an epoch.
         init: a checkpoint to take the trunk from.
-        freeze: parts of the network that do not train, by the first words of their names ("stem", "stages.0").
+        freeze: parts of the network that do not train, by the start of their names: "stem", "stages.0".
         head_epochs: with `init`, train the head alone for so many of the epochs first.
         allow_non_finite: skip a step whose gradient is not finite, instead of stopping the run.
     """

@@ -68,11 +68,9 @@ def storage_error(path: Path, error: OSError) -> StorageError:
     """Says what could not be written, why, and what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(
-            f"no space left to write {path}; what was there before is untouched. Free some space and try again."
+            f"no space left to write {path}; what was there is untouched. Free some space and try again."
         )
-    return StorageError(
-        f"cannot write {path}: {error.strerror or error}; what was there before is untouched."
-    )
+    return StorageError(f"cannot write {path}: {error.strerror or error}; what was there is untouched.")
 
 
 def _sync(path: Path) -> None:
