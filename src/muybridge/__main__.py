@@ -1,0 +1,6 @@
+"""`python -m muybridge` is the command `muybridge`: torch.distributed.run needs a module to start."""
+
+from muybridge.cli import main
+
+if __name__ == "__main__":
+    main()

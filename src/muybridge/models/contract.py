@@ -1,0 +1,192 @@
+"""What every network gives: logits, features, a head that can be replaced, and how it wants to see a video.
+
+Shape letters: B clips, C channels, T frames, H height, W width, D features, K classes.
+"""
+
+import difflib
+from typing import Any, ClassVar
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from muybridge.config import ClipSpec, Config
+from muybridge.errors import ConfigError
+
+
+class Card(Config):
+    """What a checkpoint says about itself: enough to rebuild the network and to feed it rightly.
+
+    Attributes:
+        model: the network's name in the registry.
+        arguments: of `build(model, **arguments)`.
+        specs: how a video becomes the input, one a modality.
+        labels: class names, in the order of the logits.
+        training_protocol: digest of the configuration it was trained with; "" where it was not trained here.
+        digests: further digests by name, such as those of the data.
+        metrics: what it reached, by name, such as "val_top1".
+        version: of muybridge, when it was saved.
+    """
+
+    model: str
+    arguments: dict[str, Any]
+    specs: tuple[ClipSpec, ...]
+    labels: tuple[str, ...]
+    training_protocol: str = ""
+    digests: dict[str, str] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict)
+    version: str = ""
+
+
+class Head(nn.Module):
+    """The classifier: dropout, then one fully connected layer.
+
+    Shape:
+        input  [B, D]
+        output [B, K]
+    """
+
+    def __init__(self, feature_dim: int, num_classes: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(feature_dim, num_classes)
+        nn.init.normal_(self.fc.weight, std=0.01)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.dropout(x))
+        return logits
+
+
+class VideoModel(nn.Module):
+    """The base of all networks. A subclass gives its layers and `forward_features`.
+
+    Inputs are `[B, C, T, H, W]`, one tensor for each of `modalities`; networks that look at several snippets
+    take `[B, S, C, T, H, W]`. Outputs are logits, never probabilities.
+
+    Attributes:
+        name: in the registry; "" if the class was called directly.
+        arguments: rebuild it: `build(name, **arguments)` gives the same network with other weights.
+        num_classes: K, the length of the logits.
+        feature_dim: D, the length of the features that the head takes.
+        default_specs: how its paper makes the input from a video, one a modality.
+        stage_names: the parts of the trunk, from the input on, as they open the names of their weights.
+        card: what the checkpoint that it was loaded from says; None for one that was built.
+    """
+
+    modalities: ClassVar[tuple[str, ...]] = ("rgb",)
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        feature_dim: int,
+        default_specs: tuple[ClipSpec, ...],
+        stage_names: tuple[str, ...],
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ConfigError(f"num_classes must be at least 1, got {num_classes}")
+        self.name = ""
+        self.arguments: dict[str, Any] = {}
+        self.num_classes = num_classes
+        self.feature_dim = feature_dim
+        self.default_specs = default_specs
+        self.stage_names = stage_names
+        self.card: Card | None = None
+        self.head = Head(feature_dim, num_classes, dropout=dropout)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Logits.
+
+        Shape:
+            inputs [B, C, T, H, W], one for each modality
+            output [B, K]
+        """
+        logits: Tensor = self.head(self.forward_features(*inputs))
+        return logits
+
+    def forward_features(self, *inputs: Tensor) -> Tensor:
+        """What the head takes: the trunk's output, pooled over time and space.
+
+        Shape:
+            inputs [B, C, T, H, W], one for each modality
+            output [B, D]
+        """
+        raise NotImplementedError
+
+    def reset_head(self, num_classes: int) -> None:
+        """A new, random head for other classes. The trunk keeps its weights."""
+        weight = self.head.fc.weight
+        head = Head(self.feature_dim, num_classes, dropout=self.head.dropout.p)
+        self.head = head.to(device=weight.device, dtype=weight.dtype).train(self.training)
+        self.num_classes = num_classes
+        self.arguments = {**self.arguments, "num_classes": num_classes}
+        self.card = None  # its labels are not those of the new head
+
+    def embed(self, *inputs: Tensor, layer: str | None = None) -> Tensor:
+        """Features of any layer, averaged over time and space.
+
+        Args:
+            *inputs: as `forward` takes them.
+            layer: a module's name, such as "stages.2"; None is `forward_features`.
+
+        Raises:
+            ConfigError: there is no such layer, or it was not used, or it does not give one tensor.
+
+        Shape:
+            output [B, D], or [B, the layer's channels]
+        """
+        if layer is None:
+            return self.forward_features(*inputs)
+        kept: list[Any] = []
+        handle = self._layer(layer).register_forward_hook(lambda module, args, output: kept.append(output))
+        try:
+            self.forward(*inputs)
+        finally:
+            handle.remove()
+        if len(kept) != 1 or not isinstance(kept[0], Tensor):
+            raise ConfigError(f"layer '{layer}' of {self.name or type(self).__name__} gives no single tensor")
+        output: Tensor = kept[0]
+        batch = len(inputs[0])
+        pooled = output.flatten(2).mean(2) if output.ndim > 2 else output
+        if len(pooled) != batch:  # snippets or frames folded into the batch
+            pooled = pooled.view(batch, -1, pooled.shape[1]).mean(1)
+        return pooled
+
+    @property
+    def bf16_safe(self) -> bool:
+        """Whether training in bfloat16 on a CPU gives finite gradients: see `blocks.Conv3d`."""
+        return all(
+            getattr(module, "bf16_safe", False) for module in self.modules() if isinstance(module, nn.Conv3d)
+        )
+
+    def _layer(self, name: str) -> nn.Module:
+        layers: dict[str, nn.Module] = dict(self.named_modules())
+        if name and name in layers:
+            return layers[name]
+        close = difflib.get_close_matches(name, layers, n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else f"; its stages: {', '.join(self.stage_names)}"
+        raise ConfigError(f"{self.name or type(self).__name__} has no layer '{name}'{hint}")
+
+
+def check_clip(x: Tensor, *, channels: int, who: str) -> None:
+    """An input of the wrong layout, said in one line.
+
+    Raises:
+        ConfigError: `x` is not [B, channels, T, H, W].
+
+    >>> import torch
+    >>> check_clip(torch.zeros(1, 16, 3, 112, 112), channels=3, who="r3d_18")
+    Traceback (most recent call last):
+        ...
+    muybridge.errors.ConfigError: r3d_18 takes [B, 3, T, H, W], got [1, 16, 3, 112, 112]: time is before channels
+    """
+    if x.ndim == 5 and x.shape[1] == channels:
+        return
+    hint = ""
+    if x.ndim == 5 and x.shape[2] == channels:
+        hint = ": time is before channels"
+    elif x.ndim == 4:
+        hint = ": one clip needs a batch axis, clip[None]"
+    raise ConfigError(f"{who} takes [B, {channels}, T, H, W], got {list(x.shape)}{hint}")

@@ -1,0 +1,220 @@
+"""Protocols: which views of a video are looked at, and how their scores become one.
+
+A number without its protocol means nothing, so two digests go with every number that is written down: `views`
+(temporal positions, crops and aggregation: `Protocol.digest`) and `spec` (the ClipSpecs: `specs_digest`).
+
+Shape letters: V views, K classes.
+"""
+
+import difflib
+import re
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from muybridge.config import ClipSpec, Config, Positive, short_digest
+from muybridge.data.views import plan_view
+from muybridge.errors import ConfigError, MissingViewsError
+from muybridge.types import Sample, VideoInfo, View
+from muybridge.video.crops import CropKind
+from muybridge.video.sampling import view_positions
+
+__all__ = ["PROTOCOLS", "Protocol", "aggregate", "get_protocol", "plan_views", "view_probabilities"]
+
+Aggregation = Literal["softmax_mean", "logit_mean", "sigmoid_mean"]
+CROP_COUNTS: dict[CropKind, int] = {"center": 1, "three": 3, "five": 5, "ten": 10}
+_COUNT_CROPS: dict[int, CropKind] = {count: crops for crops, count in CROP_COUNTS.items()}
+
+
+class Protocol(Config):
+    """How a video is tested.
+
+    Attributes:
+        name: what it is called; it does not change the digest.
+        clips: N clips, spread evenly from the first possible place in the video to the last; one lies in the
+            middle.
+        crops: of each clip: "center"; "three" along the longer side; "five", the corners and the center;
+            "ten", those five and their mirror images.
+        aggregation: "softmax_mean" is the mean of the views' probabilities, "logit_mean" the softmax of their
+            mean logits, "sigmoid_mean" the mean of independent probabilities (several labels a video).
+
+    >>> PROTOCOLS["10x3"].num_views
+    30
+    """
+
+    name: str
+    clips: Positive = 1
+    crops: CropKind = "center"
+    aggregation: Aggregation = "softmax_mean"
+
+    @property
+    def num_crops(self) -> int:
+        """Crops of one clip."""
+        return CROP_COUNTS[self.crops]
+
+    @property
+    def num_views(self) -> int:
+        """V: clips times crops, and what a video costs as a multiple of one view."""
+        return self.clips * self.num_crops
+
+    def digest(self) -> str:
+        """The `views` digest: of the temporal positions, the crops and the aggregation, not of the name.
+
+        >>> get_protocol("1x1").digest() == get_protocol("center").digest()
+        True
+        """
+        positions = [round(position, 9) for position in view_positions(self.clips)]
+        return short_digest(
+            {"positions": positions, "crops": self.crops, "aggregation": self.aggregation},
+        )
+
+    def explain(self) -> str:
+        """What it does and what it costs, for people.
+
+        >>> print(get_protocol("10x3").explain())
+        10x3: 10 clips, evenly from the start of the video to its end; of each the left, center and right part
+        (top, center and bottom of an upright video); the score is the mean of the views' probabilities.
+        30 views a video: 30 times the work of "center". Digest of the views: 8874ad84.
+        """
+        clips = (
+            "one clip from the middle of the video"
+            if self.clips == 1
+            else f"{self.clips} clips, evenly from the start of the video to its end"
+        )
+        cost = (
+            "1 view a video: the cheapest there is."
+            if self.num_views == 1
+            else f'{self.num_views} views a video: {self.num_views} times the work of "center".'
+        )
+        return (
+            f"{self.name}: {clips}; of each {_CROP_TEXTS[self.crops]}; the score is "
+            f"{_AGGREGATION_TEXTS[self.aggregation]}.\n{cost} Digest of the views: {self.digest()}."
+        )
+
+
+_CROP_TEXTS: dict[CropKind, str] = {
+    "center": "the center",
+    "three": "the left, center and right part\n(top, center and bottom of an upright video)",
+    "five": "the four corners and the center",
+    "ten": "the four corners and the center, and the mirror images of these",
+}
+_AGGREGATION_TEXTS: dict[Aggregation, str] = {
+    "softmax_mean": "the mean of the views' probabilities",
+    "logit_mean": "the softmax of the views' mean logits",
+    "sigmoid_mean": "the mean of the views' independent probabilities, one a class",
+}
+
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(name="center"),
+        Protocol(name="10x1", clips=10),
+        Protocol(name="10x3", clips=10, crops="three"),
+    )
+}
+
+
+def get_protocol(name: str | Protocol) -> Protocol:
+    """The protocol of this name: one of PROTOCOLS, or "NxM" for N clips of M crops (1, 3, 5 or 10).
+
+    "/logit_mean" or "/sigmoid_mean" behind the name changes the aggregation.
+
+    Raises:
+        ConfigError: no such protocol; names the nearest one.
+
+    >>> get_protocol("25x10/logit_mean")
+    Protocol(name='25x10/logit_mean', clips=25, crops='ten', aggregation='logit_mean')
+    >>> get_protocol("centre")
+    Traceback (most recent call last):
+        ...
+    muybridge.errors.ConfigError: no protocol 'centre'; did you mean 'center'?
+    """
+    if isinstance(name, Protocol):
+        return name
+    base, slash, aggregation = name.partition("/")
+    if slash and aggregation not in _AGGREGATION_TEXTS:
+        known = ", ".join(_AGGREGATION_TEXTS)
+        raise ConfigError(f"protocol '{name}': no aggregation '{aggregation}'; there are {known}")
+    protocol = PROTOCOLS.get(base) or _parse(base)
+    return Protocol(**{**protocol.to_dict(), "name": name, **({"aggregation": aggregation} if slash else {})})
+
+
+def plan_views(
+    info: VideoInfo, sample: Sample, specs: tuple[ClipSpec, ...], protocol: Protocol
+) -> tuple[View, ...]:
+    """All views of one video, clip after clip, the crops of a clip side by side: V of them.
+
+    A video too short for N different clips still has N: the score of a protocol is always made of V views.
+
+    Raises:
+        VideoTooShortError: fewer frames than a clip needs, and the spec's policy is "error".
+    """
+    return tuple(
+        plan_view(
+            info,
+            sample,
+            specs,
+            position=position,
+            crops=protocol.crops,
+            crop_index=crop_index,
+            clip_name=f"clip {clip}/{protocol.clips}",
+        )
+        for clip, position in enumerate(view_positions(protocol.clips), start=1)
+        for crop_index in range(protocol.num_crops)
+    )
+
+
+def aggregate(logits: npt.ArrayLike, protocol: Protocol) -> npt.NDArray[np.float64]:
+    """One video's probabilities from the logits of all its views, summed in float64.
+
+    Raises:
+        MissingViewsError: more or fewer rows than the protocol has views; a missing view is never a zero.
+
+    Shape:
+        logits [V, K]
+        output [K]; it sums to 1, except for "sigmoid_mean".
+
+    >>> aggregate([[0.0, 0.0], [0.0, 100.0]], Protocol(name="2x1", clips=2))
+    array([0.25, 0.75])
+    """
+    values = np.asarray(logits, dtype=np.float64)
+    if values.ndim != 2 or len(values) != protocol.num_views:
+        raise MissingViewsError(
+            f"the protocol '{protocol.name}' makes a score of {protocol.num_views} views, got logits of "
+            f"shape {list(values.shape)}: run the missing views again; none may be left out"
+        )
+    if protocol.aggregation == "logit_mean":
+        return _softmax(values.mean(axis=0))
+    return np.asarray(view_probabilities(values, protocol).mean(axis=0))
+
+
+def view_probabilities(logits: npt.ArrayLike, protocol: Protocol) -> npt.NDArray[np.float64]:
+    """What each view says by itself.
+
+    Shape:
+        logits [..., K]
+        output [..., K]
+    """
+    values = np.asarray(logits, dtype=np.float64)
+    if protocol.aggregation == "sigmoid_mean":
+        return np.exp(-np.logaddexp(0.0, -values))  # 1 / (1 + exp(-x)) without overflow
+    return _softmax(values)
+
+
+def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+
+def _parse(name: str) -> Protocol:
+    match = re.fullmatch(r"([1-9]\d{0,3})x(\d{1,3})", name)
+    if match is None:
+        close = difflib.get_close_matches(name, PROTOCOLS, n=1)
+        known = f"{', '.join(PROTOCOLS)}, or NxM: N clips of M crops"
+        raise ConfigError(f"no protocol '{name}'; " + (f"did you mean '{close[0]}'?" if close else known))
+    clips, crops = int(match[1]), int(match[2])
+    if crops not in _COUNT_CROPS:
+        counts = ", ".join(f"{count} ({crops})" for count, crops in _COUNT_CROPS.items())
+        raise ConfigError(f"protocol '{name}': no {crops} crops of a clip; there are {counts}")
+    return Protocol(name=name, clips=clips, crops=_COUNT_CROPS[crops])

@@ -1,0 +1,247 @@
+"""What to train, and for how long, for someone who only has a folder of videos.
+
+The choices are for a CPU and minutes, not for a record: a small R(2+1)D on 16 small frames. Each comes with a
+sentence that says what was chosen and why, for the command line to print.
+"""
+
+import os
+import re
+import statistics
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from muybridge.config import AugmentConfig, ClipSpec, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from muybridge.data.annotations import label_names, read_samples
+from muybridge.data.splits import Splits, split
+from muybridge.data.views import video_info
+from muybridge.errors import ConfigError, DataError, VideoError
+from muybridge.train.log import duration_text
+from muybridge.train.setup import read_init
+from muybridge.types import Sample, VideoInfo
+
+__all__ = ["default_config", "mirrored_names"]
+
+NUM_FRAMES = 16
+NUM_PROBED = 24  # files that are opened to learn how large and how long the videos are
+LONG_SECONDS = 10.0  # in a longer piece 16 frames over the whole of it lie too far apart to show motion
+LONG_FPS = 8.0  # 16 frames are then 2 s
+VAL_FRACTION = 0.2
+MIN_VIDEOS_FOR_VAL = 20
+CLIPS_OF_A_RUN = 16_000  # what a network of this size needs from scratch, about
+EPOCHS = (12, 80)
+CACHE_BYTES = 4 << 30
+
+# Clips a second and core that the small network trains on, at 16 frames of 72 x 72, on a server's core of 2023.
+RATE_PER_CORE = 20.0
+RATE_PIXELS = 16 * 72 * 72
+
+SIDE_WORDS = frozenset(
+    "left right leftward leftwards rightward rightwards clockwise counterclockwise anticlockwise "
+    "cw ccw acw lefthand righthand leftside rightside sinistral dextral".split()
+)
+
+
+def default_config(
+    root: Path | str, *, run_dir: Path | str | None = None, init: Path | str | None = None, seed: int = 0
+) -> tuple[TrainConfig, list[str]]:
+    """A configuration that works on this machine for the videos at `root`, and why it is as it is.
+
+    Args:
+        root: a folder of videos or a CSV file.
+        run_dir: where the run will be; decoded clips are kept in it if they are small.
+        init: a checkpoint to start from: its network and its clips are taken, and the head trains first.
+        seed: fixes the run.
+
+    Returns:
+        the configuration, and one sentence for each choice.
+
+    Raises:
+        DataError: no videos there, or none of those looked at can be read.
+        WeightsError: the checkpoint cannot be read.
+    """
+    data = DataConfig(root=str(root))
+    with warnings.catch_warnings():  # the run itself reads the data again, and warns
+        warnings.simplefilter("ignore")
+        samples = read_samples(data)
+        given = split(samples, data, seed)
+    seen = look_at(given.train)
+    said: list[str] = []
+    data = _data_config(data, given, seen, run_dir, said)
+    num_train = len(given.train) if given.val or not data.val_fraction else round(0.8 * len(given.train))
+    model, clip = _network(init, seen, said)
+    epochs, optim, head_epochs = _schedule(num_train, init is not None, said)
+    pixels = sum(one.num_frames * one.crop**2 * one.num_segments for one in clip or ())
+    if pixels and init is None:
+        seconds = epochs * num_train * pixels / RATE_PIXELS / RATE_PER_CORE / num_cores()
+        said.append(f"roughly {duration_text(seconds)} on {num_cores()} cores; the run itself measures it")
+    config = TrainConfig(
+        data=data,
+        model=model,
+        clip=clip,
+        augment=_augment(label_names(given.train), said),
+        optim=optim,
+        epochs=epochs,
+        batch_size=min(16, max(2, num_train // 4)),
+        seed=seed,
+        loss="bce" if any(len(sample.labels) != 1 for sample in given.train) else "cross_entropy",
+        init=str(init) if init is not None else None,
+        head_epochs=head_epochs,
+    )
+    if config.loss == "bce":
+        said.append("some videos have several labels: binary cross entropy")
+    return config, said
+
+
+def mirrored_names(labels: Iterable[str]) -> tuple[str, ...]:
+    """Class names that say left, right or a sense of rotation: mirroring a clip would make its label wrong.
+
+    >>> mirrored_names(["swipe_left", "drawCircleCCW", "clap", "upright", "copyright"])
+    ('swipe_left', 'drawCircleCCW')
+    """
+    return tuple(label for label in labels if SIDE_WORDS & set(_words(label)))
+
+
+def _words(name: str) -> list[str]:
+    """The words of a class name, lower case, also of camelCase; "counter-clockwise" gives "clockwise" as well."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
+    return re.findall(r"[a-z]+", spaced.lower())
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What the videos are like, from a few of them.
+
+    Attributes:
+        short_side: median, pixels.
+        seconds: median length of a piece.
+        num_frames: median frames of a file.
+        aspect: median of width / height.
+    """
+
+    short_side: int
+    seconds: float
+    num_frames: int
+    aspect: float
+
+
+def look_at(samples: Sequence[Sample]) -> Seen:
+    """Opens a few of the videos, evenly from the list.
+
+    Raises:
+        DataError: none of them can be read.
+    """
+    step = max(1, len(samples) // NUM_PROBED)
+    found: list[tuple[Sample, VideoInfo]] = []
+    problem = ""
+    for sample in samples[::step][:NUM_PROBED]:
+        try:
+            found.append((sample, video_info(sample.path)))
+        except VideoError as error:
+            problem = str(error)
+    if not found:
+        raise DataError(f"none of the videos that were looked at can be read; one of them: {problem}")
+    lengths = [
+        (sample.end_seconds if sample.end_seconds is not None else info.duration_seconds)
+        - sample.start_seconds
+        for sample, info in found
+    ]
+    return Seen(
+        short_side=round(statistics.median(min(info.size) for _, info in found)),
+        seconds=statistics.median(lengths),
+        num_frames=round(statistics.median(info.num_frames for _, info in found)),
+        aspect=statistics.median(info.width / info.height for _, info in found),
+    )
+
+
+def _data_config(
+    data: DataConfig, given: Splits, seen: Seen, run_dir: Path | str | None, said: list[str]
+) -> DataConfig:
+    """Adds a validation part and a cache."""
+    changes: dict[str, object] = {}
+    groups = {sample.group for sample in given.train if sample.group}
+    if given.val:
+        said.append(f"validation on the {len(given.val)} videos of the data set's own validation part")
+    elif len(given.train) < MIN_VIDEOS_FOR_VAL or len(groups) == 1:
+        said.append(
+            f"no validation: {len(given.train)} videos are too few to spare some; the last epoch counts"
+        )
+    else:
+        changes["val_fraction"] = VAL_FRACTION
+        of_what = f"of the {len(groups)} groups" if groups else "of the videos of each class"
+        said.append(f"a fifth {of_what} is held out to choose the best epoch")
+        if not groups:
+            said.append("if clips of one person or one recording lie on both sides, that number is too good")
+    side = short_side(seen)
+    num_bytes = (
+        len(given.train) * seen.num_frames * side * round(side * max(seen.aspect, 1 / seen.aspect)) * 3
+    )
+    if run_dir is not None and num_bytes < CACHE_BYTES:
+        changes["cache"] = str(Path(run_dir) / "cache")
+        said.append(f"decoded frames are kept in {changes['cache']}, about {num_bytes / 1e6:.0f} MB")
+    return data.model_copy(update=changes)
+
+
+def short_side(seen: Seen) -> int:
+    """To what the short side is resized: 128 at most."""
+    return min(128, max(72, seen.short_side))
+
+
+def _network(
+    init: Path | str | None, seen: Seen, said: list[str]
+) -> tuple[ModelConfig, tuple[ClipSpec, ...] | None]:
+    """The network, and how it sees clips."""
+    if init is not None:
+        started = read_init(Path(init))
+        if not started.model:
+            raise ConfigError(
+                f"{init} does not say which network it is: write a configuration that names it (model, clip, init)"
+            )
+        said.append(
+            f"the network and its clips are those of {init}: {started.model}, width {started.width:g}"
+        )
+        return ModelConfig(
+            name=started.model, width=started.width, arguments=started.arguments
+        ), started.specs
+    side = short_side(seen)
+    crop = side * 7 // 8 // 8 * 8
+    spec = ClipSpec(num_frames=NUM_FRAMES, frame_stride=None, resize=side, crop=crop)
+    if seen.seconds > LONG_SECONDS:
+        spec = ClipSpec(num_frames=NUM_FRAMES, frame_stride=1, fps=LONG_FPS, resize=side, crop=crop)
+        said.append(
+            f"videos are {duration_text(seen.seconds)} long: a clip is {NUM_FRAMES / LONG_FPS:g} s of one, so test "
+            f"with the protocol 10x1"
+        )
+    else:
+        said.append(
+            f"{NUM_FRAMES} frames spread over the whole video ({seen.seconds:.1f} s in the middle of the data), "
+            f"{crop} x {crop} pixels of a short side of {side}"
+        )
+    said.append("a small R(2+1)D, 10 layers at a quarter of the paper's width: 0.9 million parameters")
+    return ModelConfig(name="r2plus1d_10", width=0.25), (spec,)
+
+
+def _augment(labels: tuple[str, ...], said: list[str]) -> AugmentConfig:
+    if names := mirrored_names(labels):
+        listed = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+        said.append(f"clips are not mirrored: that would change the class of {listed}")
+    return AugmentConfig(flip=not names)
+
+
+def _schedule(num_train: int, fine_tuning: bool, said: list[str]) -> tuple[int, OptimConfig, int]:
+    """Epochs, optimiser, and epochs of the head alone."""
+    epochs = min(EPOCHS[1], max(EPOCHS[0], round(CLIPS_OF_A_RUN / max(1, num_train))))
+    if fine_tuning:
+        epochs = max(EPOCHS[0], epochs // 3)
+        said.append(f"{epochs} epochs, in the first {epochs // 6} of which only the new head trains")
+        optim = OptimConfig(kind="adamw", lr=5e-4, weight_decay=0.05, warmup_epochs=1, clip_grad_norm=5.0)
+        return epochs, optim, epochs // 6
+    said.append(f"{epochs} epochs of {num_train} clips with AdamW, the rate falling as a cosine")
+    warmup = min(3.0, epochs / 10)
+    return epochs, OptimConfig(kind="adamw", lr=2e-3, weight_decay=0.05, warmup_epochs=warmup), 0

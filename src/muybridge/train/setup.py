@@ -1,0 +1,239 @@
+"""What a run starts from: its videos and its network, checked before anything is computed."""
+
+import copy
+import inspect
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from muybridge.config import ClipSpec, TrainConfig, short_digest
+from muybridge.data.annotations import label_names, read_samples
+from muybridge.data.dataset import ViewDataset, class_indices
+from muybridge.data.loader import Batch
+from muybridge.data.splits import split
+from muybridge.errors import DataError, TrainingError, WeightsError
+from muybridge.models.contract import VideoModel
+from muybridge.models.count import count_parameters
+from muybridge.models.registry import find
+from muybridge.train.loop import forward_backward
+from muybridge.train.optim import set_trainable
+from muybridge.types import Sample
+from muybridge.weights.convert import convert
+from muybridge.weights.store import build, init_trunk, read_card, read_tensors
+
+__all__ = ["Init", "TrainingData", "bf16_share", "build_network", "check_config", "read_data", "read_init"]
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """The videos of a run.
+
+    Attributes:
+        train: the network learns from these.
+        val: the best checkpoint is chosen by these; may be empty.
+        labels: class names, in the order of the logits.
+        val_classes: the true classes of each validation video.
+        digest: of all of the above; not of where the files lie.
+    """
+
+    train: tuple[Sample, ...]
+    val: tuple[Sample, ...]
+    labels: tuple[str, ...]
+    val_classes: tuple[tuple[int, ...], ...]
+    digest: str
+
+    @property
+    def num_files(self) -> int:
+        """Different video files."""
+        return len({sample.path for sample in (*self.train, *self.val)})
+
+    def describe(self) -> str:
+        """A line for people."""
+        groups = _groups_text(self.train)
+        val = f"{len(self.val)} validation clips{_groups_text(self.val)}" if self.val else "no validation"
+        return f"{len(self.labels)} classes, {len(self.train)} training clips{groups}, {val}"
+
+
+def read_data(config: TrainConfig) -> TrainingData:
+    """Reads the samples and splits them.
+
+    Raises:
+        DataError: no videos, one class alone, or a split that does not hold together.
+    """
+    splits = split(read_samples(config.data), config.data, config.seed)
+    train, val = tuple(splits.train), tuple(splits.val)
+    labels = label_names(train)
+    if len(labels) < 2 and config.loss == "cross_entropy":
+        found = ", ".join(labels) or "no labels"
+        raise DataError(f"{config.data.root}: training needs at least two classes, found {found}")
+    multi_label = config.loss == "bce"
+    return TrainingData(
+        train=train,
+        val=val,
+        labels=labels,
+        val_classes=class_indices(val, labels, multi_label=multi_label),
+        digest=short_digest([[_key(sample, config.data.root) for sample in part] for part in (train, val)]),
+    )
+
+
+def check_config(config: TrainConfig) -> None:
+    """Finds options that contradict each other, before any video is read.
+
+    Raises:
+        TrainingError: says which, and what to change.
+    """
+    if config.head_epochs and config.init is None:
+        raise TrainingError(
+            "head_epochs trains the head on a finished trunk: give init, or set head_epochs to 0"
+        )
+    if config.loss == "bce" and config.optim.label_smoothing:
+        raise TrainingError("label_smoothing belongs to the cross entropy: set it to 0 for bce")
+    if config.loss == "bce" and config.data.balanced:
+        raise TrainingError("balanced draws by the one label of a clip: set data.balanced to false for bce")
+
+
+def build_network(
+    config: TrainConfig, labels: tuple[str, ...], say: Say
+) -> tuple[VideoModel, tuple[ClipSpec, ...]]:
+    """The network with its first weights and with what trains, and how it sees clips.
+
+    Where a run starts from a checkpoint, what `config` leaves open (BatchNorm eps, clips) is as it was there.
+
+    Raises:
+        TrainingError: bf16 is asked for and the network is not safe in it; a part to freeze does not exist.
+        WeightsError: the checkpoint to start from does not fit.
+    """
+    torch.manual_seed(config.seed)
+    started = read_init(Path(config.init), config.model.name) if config.init is not None else Init()
+    arguments = {**started.arguments, **config.model.arguments}
+    clip = config.clip or started.specs
+    if clip is not None and takes_num_frames(config.model.name):
+        arguments.setdefault("num_frames", clip[0].num_frames)
+    model = build(config.model.name, num_classes=len(labels), width=config.model.width, **arguments)
+    specs = clip or model.default_specs
+    _check_network(config, model, specs)
+    size = f"{count_parameters(model):,} parameters"
+    say(f"{model.name}, width {config.model.width:g}: {size}; {_clips_text(specs)}")
+    if config.init is not None:
+        report = init_trunk(model, Path(config.init))
+        say(f"{config.init}, weights of {report.format}:")
+        for what, count, where in report.rows():
+            say(f"  {what:<8} {count:>4} tensors  {where}")
+    set_trainable(model, frozen=config.freeze)
+    if config.freeze:
+        resting = sum(not one.requires_grad for one in model.parameters())
+        say(f"{', '.join(config.freeze)}: {resting} of {len(list(model.parameters()))} tensors do not train")
+    if config.head_epochs:
+        say(f"the head alone trains in {config.head_epochs} of {config.epochs} epochs")
+    return model, specs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Init:
+    """What a checkpoint to start from says beside its weights.
+
+    Attributes:
+        model: its network; "" if the file does not say.
+        width: of its channels.
+        arguments: of that network, without the number of classes and the width.
+        specs: how it saw clips; None if the file does not say.
+    """
+
+    model: str = ""
+    width: float = 1.0
+    arguments: dict[str, Any] = field(default_factory=dict)
+    specs: tuple[ClipSpec, ...] | None = None
+
+
+def read_init(path: Path, name: str = "") -> Init:
+    """Reads what a checkpoint says beside its weights: its card, or what is known of its foreign format.
+
+    Args:
+        path: a file or a run folder.
+        name: the network that will take the weights; arguments of another one are left out. "" takes any.
+
+    Raises:
+        WeightsError: it cannot be read.
+    """
+    try:
+        card = read_card(path)
+    except WeightsError:  # someone else's: its format says less
+        found = convert(read_tensors(path))
+        return Init(arguments=found.arguments, specs=found.specs)
+    arguments = dict(card.arguments)
+    width = float(arguments.pop("width", 1.0))
+    del arguments["num_classes"]
+    same = name in ("", card.model)
+    return Init(model=card.model, width=width, arguments=arguments if same else {}, specs=card.specs)
+
+
+def takes_num_frames(name: str) -> bool:
+    """Whether a network is built for a number of frames."""
+    return "num_frames" in inspect.signature(find(name).builder).parameters
+
+
+def bf16_share(model: VideoModel, dataset: ViewDataset, config: TrainConfig) -> float:
+    """The time of a training step in bf16 as a part of float32's, measured here on two clips of noise.
+
+    The network is left as it was.
+    """
+    blank = dataset.blank()
+    batch = Batch(
+        inputs=tuple(torch.rand(2, *one.shape) for one in blank.inputs),
+        target=torch.stack([blank.target, blank.target]),
+        index=torch.zeros(2, dtype=torch.int64),
+        weight=torch.ones(2),
+        global_count=2,
+    )
+    seconds = {}
+    for precision in ("float32", "bf16"):
+        trial = copy.deepcopy(model)
+        trying = config.model_copy(update={"precision": precision})
+        for _ in range(2):  # the first step prepares kernels
+            started = time.perf_counter()
+            forward_backward(trial, batch, trying, 2, torch.device("cpu"))
+            seconds[precision] = time.perf_counter() - started
+    return seconds["bf16"] / seconds["float32"]
+
+
+def _check_network(config: TrainConfig, model: VideoModel, specs: tuple[ClipSpec, ...]) -> None:
+    if len(specs) != len(model.modalities):
+        raise TrainingError(
+            f"clip: {model.name} looks at {', '.join(model.modalities)}: give one entry for each, "
+            f"got {len(specs)}"
+        )
+    if config.precision == "bf16" and not model.bf16_safe:
+        raise TrainingError(
+            f"{model.name} cannot be trained in bf16: on some processors its convolutions give gradients "
+            f"that are not finite. Set precision to float32"
+        )
+
+
+def _clips_text(specs: tuple[ClipSpec, ...]) -> str:
+    parts = []
+    for spec in specs:
+        snippets = f"{spec.num_segments} snippets of " if spec.num_segments > 1 else ""
+        where = (
+            "spread over the whole clip" if spec.frame_stride is None else f"every {spec.frame_stride} frames"
+        )
+        parts.append(f"{snippets}{spec.num_frames} frames of {spec.crop}x{spec.crop}, {where}")
+    return "it sees " + " and ".join(parts)
+
+
+def _groups_text(samples: tuple[Sample, ...]) -> str:
+    groups = {sample.group for sample in samples if sample.group}
+    return f" of {len(groups)} groups" if groups else ""
+
+
+def _key(sample: Sample, root: str) -> list[object]:
+    """What a sample is, wherever the data set lies."""
+    folder = Path(root).expanduser()
+    place = os.path.relpath(sample.path, folder if folder.is_dir() else folder.parent)
+    return [Path(place).as_posix(), list(sample.labels), sample.start_seconds, sample.end_seconds]

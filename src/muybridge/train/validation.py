@@ -1,0 +1,103 @@
+"""Testing a network between two epochs, through the one inference loop and a named protocol."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from muybridge.config import ClipSpec
+from muybridge.data.cache import FrameCache
+from muybridge.models.contract import VideoModel
+from muybridge.predict import Broken, run_views
+from muybridge.protocol import Protocol
+from muybridge.types import Sample
+
+__all__ = ["Validation", "validate"]
+
+SMALLEST_PROBABILITY = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """What a network reaches on the validation videos that decode.
+
+    Attributes:
+        top1: part of the videos whose best score is on a true label.
+        loss: mean of -log(probability of the true label).
+        num_videos: how many there were.
+        broken: files that do not decode, with the reason.
+        seconds: what it took.
+    """
+
+    top1: float
+    loss: float
+    num_videos: int
+    broken: dict[str, str]
+    seconds: float
+
+
+def validate(
+    model: VideoModel,
+    samples: Sequence[Sample],
+    classes: Sequence[Sequence[int]],
+    *,
+    protocol: Protocol,
+    specs: tuple[ClipSpec, ...],
+    accelerator: Accelerator,
+    batch_size: int,
+    cache: FrameCache | None,
+    asked_to_stop: Callable[[], bool],
+) -> Validation:
+    """Tests a network; each process takes every n-th video.
+
+    Args:
+        model: the network.
+        samples: the validation videos.
+        classes: the true classes of each.
+        protocol: which views are looked at.
+        specs: how the network sees a clip, one spec a modality.
+        accelerator: the processes and their device.
+        batch_size: views at once in one process.
+        cache: decoded clips on disk.
+        asked_to_stop: looked at after each video.
+
+    Raises:
+        KeyboardInterrupt: a lone process was asked to stop. Several could not agree on where, and go on.
+    """
+    started = time.perf_counter()
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    results = run_views(
+        model,
+        samples[rank::world_size],
+        protocol,
+        specs=specs,
+        device=accelerator.device,
+        batch_size=batch_size,
+        skip_broken=True,
+        cache=cache,
+    )
+    hits, loss, count = 0, 0.0, 0
+    broken: list[tuple[str, str]] = []
+    for result, truth in zip(results, classes[rank::world_size], strict=True):
+        if isinstance(result, Broken):
+            broken.append((result.path, result.reason))
+        elif truth:  # with several labels a video may also have none
+            probabilities = result.probabilities
+            hits += int(probabilities.argmax()) in truth
+            loss -= math.log(min(1.0, max(SMALLEST_PROBABILITY, float(probabilities[list(truth)].sum()))))
+            count += 1
+        if world_size == 1 and asked_to_stop():
+            raise KeyboardInterrupt
+    sums = torch.tensor([hits, loss, count], device=accelerator.device)
+    hits_all, loss_all, count_all = accelerator.reduce(sums, reduction="sum").tolist()
+    return Validation(
+        top1=hits_all / max(1.0, count_all),
+        loss=loss_all / max(1.0, count_all),
+        num_videos=round(count_all),
+        broken=dict(gather_object(broken)),
+        seconds=time.perf_counter() - started,
+    )

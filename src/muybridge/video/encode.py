@@ -1,0 +1,181 @@
+"""Frames -> a video file: the only writer. The same frames give the same bytes, whole or not at all."""
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.codec.context import Flags as CodecFlags
+from av.container import OutputContainer
+from av.video.format import VideoFormat
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from muybridge.errors import VideoError
+from muybridge.files import atomic_path
+from muybridge.types import UInt8Array
+
+# The suffix names the container, and the codec that it takes where h264 does not fit.
+CONTAINERS = {
+    ".mp4": ("mp4", "h264"),
+    ".m4v": ("mp4", "h264"),
+    ".mov": ("mov", "h264"),
+    ".mkv": ("matroska", "h264"),
+    ".avi": ("avi", "mpeg4"),
+    ".ts": ("mpegts", "h264"),
+    ".webm": ("webm", "vp8"),
+    ".gif": ("gif", "gif"),
+}
+ENCODERS = {"h264": "libx264", "hevc": "libx265", "vp8": "libvpx", "vp9": "libvpx-vp9"}
+
+
+def write_video(
+    path: Path | str,
+    frames: Iterable[UInt8Array],
+    *,
+    fps: float,
+    codec: str = "h264",
+    crf: int = 18,
+    gop: int = 12,
+    b_frames: int = 0,
+    pixel_format: str = "yuv420p",
+) -> None:
+    """Writes RGB frames as a video, one at a time; the suffix of `path` names the container.
+
+    The file appears whole or not at all, and its bytes depend on the frames and the arguments only: the
+    encoder runs in one thread and the container carries no date and no random number.
+
+    Args:
+        path: .mp4, .m4v, .mov, .mkv, .avi, .ts, .webm (codec "vp8" or "vp9") or .gif (codec "gif").
+        frames: uint8 [H, W, 3] each, all of one size. yuv420p halves the colour, so it takes even sizes only:
+            crop or pad odd ones, or ask for pixel_format="yuv444p".
+        fps: frames a second; a GIF counts in hundredths of a second and rounds.
+        codec: FFmpeg's name of it: "h264", "hevc", "mpeg4", "vp8", "vp9", "gif", "ffv1", ...
+        crf: constant quality on x264's scale: 18 is nearly invisible, six more halve the precision.
+        gop: at most so many frames from one key frame to the next; a seek decodes half of it on average.
+        b_frames: at most so many frames in a row that are predicted from both sides.
+        pixel_format: FFmpeg's name of what the codec stores, such as "yuv444p" or "yuv420p10le".
+
+    Raises:
+        VideoError: no frames, odd or changing sizes, or a codec that does not fit the container.
+        StorageError: the disk is full, or the folder cannot be written; `path` is untouched.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_video(Path(folder) / "black.mp4", np.zeros((5, 48, 64, 3), np.uint8), fps=25)
+    ...     print([file.name for file in Path(folder).iterdir()])
+    ['black.mp4']
+    """
+    path = Path(path)
+    if not (fps > 0 and math.isfinite(fps)):
+        raise VideoError(f"cannot write {path}: fps must be above 0, got {fps}")
+    container_name = _container_name(path)
+    checked = _checked(path, frames, pixel_format)
+    first = next(checked, None)
+    if first is None:
+        raise VideoError(f"cannot write {path}: there are no frames, and a video needs at least one")
+    # A file object and not a name: FFmpeg would take a name like "a:b.mp4" for a protocol.
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("wb") as file,
+        av.open(file, "w", format=container_name, container_options={"fflags": "+bitexact"}) as container,
+    ):
+        stream = _add_stream(container, path, codec, Fraction(fps).limit_denominator(100_000))
+        stream.height, stream.width = first.shape[:2]
+        stream.pix_fmt = pixel_format if codec != "gif" else "rgb8"
+        stream.gop_size = gop
+        stream.codec_context.max_b_frames = b_frames
+        _set_quality(stream, codec, crf)
+        try:
+            _encode(container, stream, itertools.chain([first], checked))
+        except av.FFmpegError as error:
+            if isinstance(error, OSError):  # the disk, not the encoder: atomic_path knows what to say
+                raise
+            found = f"{stream.width}x{stream.height} {stream.pix_fmt}"
+            raise VideoError(f"cannot write {path}: {codec} does not take {found} ({error})") from None
+
+
+def _container_name(path: Path) -> str:
+    try:
+        return CONTAINERS[path.suffix.lower()][0]
+    except KeyError:
+        known = ", ".join(CONTAINERS)
+        raise VideoError(f"cannot write {path}: no container for '{path.suffix}'; known: {known}") from None
+
+
+def _checked(path: Path, frames: Iterable[UInt8Array], pixel_format: str) -> Iterator[UInt8Array]:
+    """The frames, once each has been found to be what the encoder will take."""
+    shape: tuple[int, ...] = ()
+    for i, frame in enumerate(frames):
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
+            found = f"{frame.dtype} {list(frame.shape)}"
+            raise VideoError(f"cannot write {path}: frame {i} must be uint8 [H, W, 3], got {found}")
+        if i == 0:
+            shape = frame.shape
+            _check_size(path, shape, pixel_format)
+        if frame.shape != shape:
+            raise VideoError(
+                f"cannot write {path}: frame {i} is {frame.shape[1]}x{frame.shape[0]}, but the first one is "
+                f"{shape[1]}x{shape[0]}; resize them to one size"
+            )
+        yield frame
+
+
+def _check_size(path: Path, shape: tuple[int, ...], pixel_format: str) -> None:
+    height, width = shape[:2]
+    try:
+        stored = VideoFormat(pixel_format, 2, 2)
+    except ValueError as error:
+        raise VideoError(f"cannot write {path}: {error}") from None
+    odd = (height % 2 and stored.chroma_height(2) == 1) or (width % 2 and stored.chroma_width(2) == 1)
+    if odd and path.suffix.lower() != ".gif":
+        raise VideoError(
+            f"cannot write {path}: the frames are {width}x{height} and {pixel_format} takes even sizes only; "
+            "crop or pad them, or ask for pixel_format='yuv444p'"
+        )
+
+
+def _add_stream(container: OutputContainer, path: Path, codec: str, rate: Fraction) -> VideoStream:
+    try:
+        kind = av.Codec(ENCODERS.get(codec, codec), "w").type
+        if kind != "video":
+            raise ValueError(f"'{codec}' encodes {kind}")
+        stream = container.add_stream(ENCODERS.get(codec, codec), rate=rate)
+    except ValueError as error:  # PyAV: an unknown codec, or one that the container does not take
+        fitting = CONTAINERS[path.suffix.lower()][1]
+        raise VideoError(f"cannot write {path}: {error}; codec='{fitting}' would fit") from None
+    assert isinstance(stream, VideoStream)
+    stream.codec_context.time_base = 1 / rate
+    return stream
+
+
+def _set_quality(stream: VideoStream, codec: str, crf: int) -> None:
+    """One thread, no version strings, and `crf` in the words of each encoder."""
+    context = stream.codec_context
+    context.thread_count = 1
+    context.flags |= CodecFlags.bitexact.value
+    if codec in ("h264", "hevc"):
+        context.options = {"crf": str(crf), "preset": "veryfast"}
+        if codec == "hevc":
+            context.options |= {"x265-params": "pools=1:frame-threads=1:info=0:log-level=error"}
+    elif codec in ("vp8", "vp9"):
+        context.options = {"crf": str(crf), "b": "10M" if codec == "vp8" else "0", "cpu-used": "4"}
+    elif codec in ("mpeg4", "mpeg2video", "mjpeg"):
+        # Their quantiser is a step, where x264's is the logarithm of one: 18 -> 2, 24 -> 4, 30 -> 8.
+        context.qscale = True
+        context.global_quality = min(31, max(1, round(2 ** ((crf - 12) / 6))))
+
+
+def _encode(container: OutputContainer, stream: VideoStream, frames: Iterable[UInt8Array]) -> None:
+    reformatter = VideoReformatter()
+    for i, pixels in enumerate(frames):
+        frame = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        frame = reformatter.reformat(frame, format=stream.pix_fmt, threads=1)
+        frame.pts = i
+        frame.time_base = stream.codec_context.time_base
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode())

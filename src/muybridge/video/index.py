@@ -1,0 +1,230 @@
+"""Which frame is where in a file: plain integers, found once, mostly without decoding anything.
+
+Frame i is the i-th frame that decoding the file from its start yields, in display order. In a healthy file of
+a modern codec each packet becomes one frame, so the packets' timestamps, sorted, are the frames: no decoding
+is needed to count them or to know where the key frames are. Where that cannot be trusted, decoding counts.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+
+Int64Array = npt.NDArray[np.int64]
+
+# Codecs whose packets become one frame each in any container that plays.
+ONE_TO_ONE = frozenset(
+    "h264 hevc vvc vp8 vp9 av1 mjpeg png gif ffv1 huffyuv ffvhuff utvideo rawvideo prores dnxhd qtrle".split()
+)
+# An MPEG-4 packet this small holds no picture: "as before" in files that have packed B-frames.
+EMPTY_MPEG4_BYTES = 10
+# What a seek costs, in decoded frames: the decoder starts anew, and what it held is lost. Seeking 1, 2, 4, 8
+# frames ahead took 1.5, 1.1, .8, .6 times as long as decoding them (340x256 h264, benchmarks/decode.py).
+SEEK_COST_FRAMES = 3
+
+
+class Packet(NamedTuple):
+    """What the container says about one packet of the video stream.
+
+    Attributes:
+        pts: when its frame is shown, in units of the time base; None if the container does not say.
+        dts: when it is decoded.
+        duration: how long its frame is shown; 0 if unknown.
+        num_bytes: its size.
+        is_key: decoding can start here.
+        is_discard: decoded for the sake of others but never shown (edit lists).
+        is_hidden: never shown (VP8's alternate references).
+        is_corrupt: cut short, or marked as damaged.
+    """
+
+    pts: int | None
+    dts: int | None
+    duration: int
+    num_bytes: int
+    is_key: bool
+    is_discard: bool = False
+    is_hidden: bool = False
+    is_corrupt: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamFacts:
+    """What the container says about the stream as a whole.
+
+    Attributes:
+        container: FFmpeg's name of the format, such as "avi".
+        codec: FFmpeg's name of the codec, such as "h264".
+        time_base: seconds a unit of the timestamps.
+        rate: mean frames per second by the container's word; None if it has none.
+        is_interlaced: fields, not frames, may be what is coded.
+        reorder_frames: how far the order of decoding may differ from that of display.
+    """
+
+    container: str
+    codec: str
+    time_base: Fraction
+    rate: Fraction | None
+    is_interlaced: bool = False
+    reorder_frames: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FrameIndex:
+    """The frames of a file in display order.
+
+    Attributes:
+        pts: int64 [N], the frames' timestamps, rising; frame numbers where the file has no usable ones.
+        timed: `pts` are the file's, so a decoded frame can be told by its timestamp.
+        time_base: seconds a unit of `pts`.
+        end: timestamp at which the last frame ends.
+        rate: frames per second.
+        keys: int64 [K], the frames at which decoding can start; empty where a seek is not to be trusted.
+        key_seeks: int64 [K], the timestamp to seek to for each.
+    """
+
+    pts: Int64Array
+    timed: bool
+    time_base: Fraction
+    end: int
+    rate: float
+    keys: Int64Array
+    key_seeks: Int64Array
+
+    @classmethod
+    def from_packets(cls, packets: Sequence[Packet], facts: StreamFacts) -> Self | None:
+        """The index by the packets alone, or None where they cannot be the frames one to one.
+
+        >>> facts = StreamFacts(container="mov", codec="h264", time_base=Fraction(1, 25), rate=Fraction(25))
+        >>> order = [(0, True), (2, False), (1, False), (3, True)]  # of decoding: 1 is a B-frame
+        >>> packets = [Packet(pts, dts - 1, 1, 99, key) for dts, (pts, key) in enumerate(order)]
+        >>> index = FrameIndex.from_packets(packets, facts)
+        >>> index.pts.tolist(), index.keys.tolist(), index.seconds([3]).tolist()
+        ([0, 1, 2, 3], [0, 3], [0.12])
+        """
+        shown = [packet for packet in packets if not (packet.is_discard or packet.is_hidden)]
+        pts = np.array(sorted(p.pts for p in shown if p.pts is not None), dtype=np.int64)
+        if not len(pts) or len(pts) < len(shown) or not _rising(pts) or any(p.is_corrupt for p in packets):
+            return None
+        first = packets[0]
+        if not first.is_key or (first.pts is not None and pts[0] < first.pts):
+            return None  # an open start: what comes before the first key frame may or may not be shown
+        last = max(shown, key=lambda packet: packet.pts or 0)
+        keys = [p for p in packets if p.is_key and p.pts is not None and p.dts is not None]
+        keys = sorted(keys, key=lambda packet: packet.pts or 0)
+        # Matroska's table of seeks is in order of display, all others' in order of decoding.
+        by_pts = facts.container.startswith("matroska")
+        starts = np.searchsorted(pts, [p.pts for p in keys if p.pts is not None])
+        inside = starts < len(pts)
+        seeks = np.array([(p.pts if by_pts else p.dts) for p in keys], dtype=np.int64)
+        return cls._timed(pts, last.duration, facts, starts[inside].astype(np.int64), seeks[inside])
+
+    @classmethod
+    def from_counting(cls, pts: Sequence[int | None], last_duration: int, facts: StreamFacts) -> Self:
+        """The index of the frames that decoding from the start has yielded; without seeks.
+
+        >>> facts = StreamFacts(container="avi", codec="mpeg4", time_base=Fraction(1, 25), rate=Fraction(10))
+        >>> FrameIndex.from_counting([0, None, 3, 2], 1, facts).seconds([0, 3]).tolist()
+        [0.0, 0.3]
+        """
+        none = np.empty(0, dtype=np.int64)
+        times = np.array([-1 if one is None else one for one in pts], dtype=np.int64)
+        if len(times) and None not in pts and _rising(times):
+            return cls._timed(times, last_duration, facts, none, none)
+        rate = facts.rate or Fraction(25)
+        numbers = np.arange(len(pts), dtype=np.int64)
+        return cls(
+            pts=numbers,
+            timed=False,
+            time_base=1 / rate,
+            end=len(pts),
+            rate=float(rate),
+            keys=none,
+            key_seeks=none,
+        )
+
+    @classmethod
+    def _timed(
+        cls, pts: Int64Array, last_duration: int, facts: StreamFacts, keys: Int64Array, key_seeks: Int64Array
+    ) -> Self:
+        stated = 1 / (facts.rate * facts.time_base) if facts.rate else None  # units a frame
+        usual = stated or (int(np.median(np.diff(pts))) if len(pts) > 1 else None)
+        end = int(pts[-1]) + (last_duration or round(usual or 1 / (25 * facts.time_base)))
+        measured = Fraction(end - int(pts[0]), len(pts))
+        # Containers round timestamps: the stated rate is the better one if it ends within a frame of ours.
+        steady = stated is not None and abs(stated - measured) * len(pts) < stated
+        unit = stated if steady and stated is not None else measured
+        return cls(
+            pts=pts,
+            timed=True,
+            time_base=facts.time_base,
+            end=end,
+            rate=float(1 / (unit * facts.time_base)),
+            keys=keys,
+            key_seeks=key_seeks,
+        )
+
+    def __len__(self) -> int:
+        return len(self.pts)
+
+    @property
+    def duration_seconds(self) -> float:
+        """From the first frame to the end of the last."""
+        return float((self.end - int(self.pts[0])) * self.time_base) if len(self) else 0.0
+
+    def seconds(self, indices: Iterable[int]) -> npt.NDArray[np.float64]:
+        """When the frames are shown, counted from the first one. Shape: [len(indices)]."""
+        since_first = self.pts[np.fromiter(indices, dtype=np.int64)] - self.pts[:1]
+        return since_first * self.time_base.numerator / self.time_base.denominator
+
+    def find(self, pts: int | None, position: int) -> int | None:
+        """The frame that has this timestamp; `position` is where it is likely to be. None: no such frame."""
+        if not self.timed:
+            return position if position < len(self) else None
+        if pts is None:
+            return None
+        if position < len(self) and self.pts[position] == pts:
+            return position
+        found = int(np.searchsorted(self.pts, pts))
+        return found if found < len(self) and self.pts[found] == pts else None
+
+    def key_before(self, frame: int) -> int:
+        """The last key, as a place in `keys`, from which `frame` can be decoded; -1 if there is none."""
+        return int(np.searchsorted(self.keys, frame, side="right")) - 1
+
+    def longest_run(self, wanted: Int64Array) -> int:
+        """How many frames at most are decoded in one go to get these (rising)."""
+        if not len(self.keys):
+            return int(wanted[-1]) + 1
+        starts = self.keys[np.maximum(np.searchsorted(self.keys, wanted, side="right") - 1, 0)]
+        seeks = np.flatnonzero(starts[1:] - wanted[:-1] - 1 > SEEK_COST_FRAMES) + 1
+        firsts = starts[np.concatenate(([0], seeks))]
+        lasts = wanted[np.concatenate((seeks - 1, [-1]))]
+        return int(np.max(lasts - firsts)) + 1
+
+    def seek_pays(self, position: int, target: int) -> bool:
+        """Whether to seek to `target`, rather than decode on from `position`."""
+        key = self.key_before(target)
+        return key >= 0 and int(self.keys[key]) - position > SEEK_COST_FRAMES
+
+
+def is_one_to_one(packets: Sequence[Packet], facts: StreamFacts) -> bool:
+    """Whether the codec and the container promise one frame a packet, so that nothing must be decoded to count.
+
+    >>> avi = StreamFacts(container="avi", codec="mpeg4", time_base=Fraction(1, 25), rate=None)
+    >>> is_one_to_one([Packet(0, 0, 1, 900, True), Packet(1, 1, 1, 7, False)], avi)
+    False
+    """
+    if facts.is_interlaced:
+        return False
+    if facts.codec == "mpeg4":
+        # AVI knows no order but that of decoding: B-frames come packed, or with the timestamps of others.
+        in_order = facts.container != "avi" or facts.reorder_frames == 0
+        return in_order and min(p.num_bytes for p in packets) > EMPTY_MPEG4_BYTES
+    return facts.codec in ONE_TO_ONE
+
+
+def _rising(values: Int64Array) -> bool:
+    return bool(np.all(np.diff(values) > 0))

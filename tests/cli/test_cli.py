@@ -1,0 +1,412 @@
+"""The command line: what it prints where, its exit codes, and every message of a user's mistake."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import muybridge
+from muybridge.cli import main
+from muybridge.data.figures import render
+from muybridge.models.registry import build
+from muybridge.weights.store import save
+
+ACTIONS = ("jump", "walk")
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two actions of three people, two clips each: a folder with labels.csv and a folder per class."""
+    folder = tmp_path_factory.mktemp("cli") / "videos"
+    render(folder, num_groups=3, num_frames=20, short_side_px=48, actions=ACTIONS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip(videos: Path) -> Path:
+    return sorted((videos / "walk").glob("*.mp4"))[0]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny network with random weights that knows the two actions."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    model = build("r3d_10", num_classes=2, width=0.05)
+    spec = model.default_specs[0].model_copy(update={"resize": 48, "crop": 32, "num_frames": 8})
+    save(path, model, labels=ACTIONS, specs=(spec,))
+    return path
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]):
+    """Runs a command in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def in_process(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "muybridge", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+def only_line(err: str) -> str:
+    """The message of a user's error: one line."""
+    assert err.endswith("\n")
+    assert err.count("\n") == 1, err
+    return err.strip()
+
+
+# --- the command itself ---------------------------------------------------------------------------------
+
+
+def test_help_names_every_verb_and_is_light():
+    code = (
+        "import sys; from muybridge.cli import main; code = main(['--help']); "
+        "print(code, len(sys.modules), *sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *page, last = done.stdout.splitlines()
+    for verb in ("demo", "recognize", "train", "eval", "models", "data", "probe", "env"):
+        assert any(verb in line for line in page), verb
+    exit_code, num_modules, *loaded = last.split()
+    assert exit_code == "0"
+    assert int(num_modules) < 450, "muybridge --help has become slow to start"
+    assert not set(loaded) & {"torch", "numpy", "av", "cv2", "pydantic", "yaml", "matplotlib"}
+
+
+@pytest.mark.parametrize("verb", ["demo", "recognize", "train", "eval", "models", "data", "probe", "env"])
+def test_every_verb_has_help(run, verb: str):
+    code, out, _ = run(verb, "--help")
+    assert code == 0
+    assert "Usage: muybridge" in out
+
+
+def test_version(run):
+    assert run("--version") == (0, f"muybridge {muybridge.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["fly"], "No such command 'fly'"),
+        (["recognise"], "Did you mean 'recognize'"),
+        (["recognize"], "Missing argument 'VIDEO...'"),
+        (["probe", "--colour", "x.mp4"], "No such option"),
+        (["recognize", "x.mp4", "--top", "0"], "x>=1"),
+        (["train"], "--data"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2_and_goes_to_stderr(run, arguments: list[str], text: str):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert text in err
+
+
+def test_a_mistake_of_ours_is_a_traceback(monkeypatch: pytest.MonkeyPatch):
+    def broken() -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("muybridge.environment.describe", broken)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        main(["env"])
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path):
+    """`muybridge models --json | head -1`: nothing on stderr."""
+    command = f"{sys.executable} -m muybridge models --json | head -1"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert json.loads(done.stdout)["name"]
+    assert done.stderr == ""
+
+
+def test_module_and_script_are_the_same_command():
+    done = in_process("--version")
+    assert (done.returncode, done.stdout) == (0, f"muybridge {muybridge.__version__}\n")
+
+
+# --- models, env ----------------------------------------------------------------------------------------
+
+
+def test_models_prints_the_table_of_the_paper(run):
+    code, out, _ = run("models")
+    assert code == 0
+    row = next(line for line in out.splitlines() if line.startswith("r2plus1d_18 "))
+    assert row.split()[1:5] == ["33.37", "M", "41.50", "16x112x112"]
+    assert "68.0" in row
+
+
+def test_one_model_in_full(run):
+    code, out, _ = run("models", "r3d_18")
+    assert code == 0
+    assert "33,371,472" in out
+    assert "3x16x112x112" in out
+    assert "stem stages.0 stages.1 stages.2 stages.3" in out
+
+
+def test_models_as_json_lines(run):
+    code, out, _ = run("models", "mc3_18", "--json")
+    (row,) = map(json.loads, out.splitlines())
+    assert code == 0
+    assert (row["name"], row["parameters"], row["input"]) == ("mc3_18", 11_695_440, [[3, 16, 112, 112]])
+    assert round(row["macs_per_view"] / 1e9, 2) == 43.34
+
+
+def test_an_unknown_model_names_its_neighbour(run):
+    code, out, err = run("models", "r2plus1_18")
+    assert (code, out) == (1, "")
+    assert only_line(err) == (
+        "muybridge: no model 'r2plus1_18'; did you mean 'r2plus1d_18'? All names: muybridge models"
+    )
+
+
+def test_env_says_what_a_bug_report_needs(run):
+    code, out, _ = run("env")
+    assert code == 0
+    for word in (
+        "muybridge",
+        "python",
+        "cpu",
+        "memory",
+        "torch threads",
+        "FFmpeg",
+        "libavcodec",
+        "free disk",
+    ):
+        assert word in out
+    found = json.loads(run("env", "--json")[1])
+    assert found["libraries"]["torch"]
+    assert found["cores"] >= 1
+    assert found["ffmpeg"]["libavcodec"]
+
+
+# --- probe, data ----------------------------------------------------------------------------------------
+
+
+def test_probe(run, clip: Path):
+    code, out, err = run("probe", clip)
+    assert (code, err) == (0, "")
+    row = out.splitlines()[-2].split() if not out.splitlines()[-1].strip() else out.splitlines()[-1].split()
+    assert row[1:7] == ["20", "25", "0.80", "64", "48", "h264"]
+
+
+def test_probe_one_bad_among_many(run, clip: Path, tmp_path: Path):
+    text = tmp_path / "notes.mp4"
+    text.write_text("no video at all\n")
+    code, out, err = run("probe", clip, text, "--json")
+    assert code == 3
+    assert json.loads(out)["num_frames"] == 20
+    assert str(text) in err.splitlines()[0]
+    assert err.splitlines()[-1] == "muybridge: 1 of 2 files failed"
+
+
+@pytest.mark.parametrize("kind", ["text", "empty", "missing", "directory"])
+def test_probe_of_what_is_no_video(run, tmp_path: Path, kind: str):
+    path = tmp_path / "it.mp4"
+    if kind == "directory":
+        path.mkdir()
+    elif kind != "missing":
+        path.write_text("hello " * 50 if kind == "text" else "")
+    code, out, err = run("probe", path)
+    assert (code, out) == (1, "")
+    assert str(path) in only_line(err)
+
+
+def test_data_looks_at_all_videos(run, videos: Path):
+    code, out, err = run("data", videos)
+    assert (code, err) == (0, "")
+    assert "12 samples in 12 files" in out
+    assert "jump 6, walk 6" in out
+    found = json.loads(run("data", videos, "--json", "--no-decode")[1])
+    assert (found["num_files"], found["decoded"], found["ok"]) == (12, False, True)
+
+
+def test_data_ends_with_3_if_a_file_is_broken(run, videos: Path, tmp_path: Path):
+    folder = tmp_path / "videos"
+    for action in ACTIONS:
+        shutil.copytree(videos / action, folder / action)
+    victim = sorted((folder / "walk").iterdir())[0]
+    victim.write_bytes(victim.read_bytes()[:700])
+    code, out, err = run("data", folder)
+    assert code == 3
+    assert f"broken: {victim}" in out
+    assert "1 of 12 files failed" in err
+
+
+@pytest.mark.parametrize(("name", "text"), [("nowhere", "no data at"), ("", "no videos in")])
+def test_data_without_videos(run, tmp_path: Path, name: str, text: str):
+    code, out, err = run("data", tmp_path / name)
+    assert (code, out) == (1, "")
+    assert text in only_line(err)
+
+
+def test_an_unknown_format_lists_those_there_are(run, videos: Path):
+    code, _, err = run("data", videos, "--format", "ucf")
+    assert code == 1
+    assert "'weizmann'" in only_line(err)
+
+
+# --- recognize ------------------------------------------------------------------------------------------
+
+
+def test_recognize_prints_labels_and_scores(run, clip: Path, checkpoint: Path):
+    code, out, err = run("recognize", clip, "--weights", checkpoint)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == str(clip)
+    assert sorted(line.split()[1] for line in lines[1:]) == list(ACTIONS)
+    assert sum(float(line.split()[0]) for line in lines[1:]) == pytest.approx(1, abs=0.002)
+
+
+def test_recognize_takes_folders_and_patterns_each_video_once(run, videos: Path, checkpoint: Path):
+    code, out, _ = run(
+        "recognize",
+        videos / "walk",
+        videos / "*" / "person01_1.mp4",
+        "--weights",
+        checkpoint,
+        "--top",
+        1,
+        "--json",
+    )
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    names = [Path(answer["video"]).relative_to(videos).as_posix() for answer in answers]
+    expected = [f"walk/person0{person}_{k}.mp4" for person in (1, 2, 3) for k in (1, 2)]
+    assert names == [*expected, "jump/person01_1.mp4"]
+    assert all(len(answer["top"]) == 1 and answer["protocol"] == "center" for answer in answers)
+    assert all(len(answer["views"]) == len(answer["spec"]) == 8 for answer in answers)
+
+
+def test_recognize_answers_the_others_when_one_is_broken(run, clip: Path, checkpoint: Path, tmp_path: Path):
+    text = tmp_path / "notes.mp4"
+    text.write_text("no video at all\n")
+    code, out, err = run("recognize", text, clip, tmp_path / "gone.mp4", "--weights", checkpoint, "--json")
+    assert code == 3
+    assert [json.loads(line)["video"] for line in out.splitlines()] == [str(clip)]
+    assert str(text) in err
+    assert f"{tmp_path / 'gone.mp4'}: there is no such video" in err
+    assert err.splitlines()[-1] == "muybridge: 2 of 3 files failed"
+
+
+def test_recognize_without_any_answer_is_exit_code_1(run, checkpoint: Path, tmp_path: Path):
+    code, out, err = run("recognize", tmp_path / "gone.mp4", "--weights", checkpoint)
+    assert (code, out) == (1, "")
+    assert "gone.mp4: there is no such video" in only_line(err)
+
+
+def test_recognize_without_weights_says_which_there_are(
+    run, clip: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run("recognize", clip)
+    assert code == 1
+    assert "there is none in runs/* or demo/run. To make one: muybridge train --data FOLDER" in only_line(err)
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "empty").mkdir()
+    shutil.copy(checkpoint, tmp_path / "runs" / "mine" / "model.safetensors")
+    code, _, err = run("recognize", clip)
+    assert code == 1
+    assert "here are runs/mine (r3d_10, 2 classes). To make another:" in only_line(err)
+
+
+def test_an_unknown_protocol_names_its_neighbour(run, clip: Path, checkpoint: Path):
+    code, _, err = run("recognize", clip, "--weights", checkpoint, "--protocol", "centre")
+    assert code == 1
+    assert only_line(err) == "muybridge: no protocol 'centre'; did you mean 'center'?"
+
+
+@pytest.mark.parametrize("kind", ["missing", "half", "empty folder", "text"])
+def test_weights_that_are_none(run, clip: Path, checkpoint: Path, tmp_path: Path, kind: str):
+    path = tmp_path / "bad.safetensors"
+    if kind == "half":
+        content = checkpoint.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+    elif kind == "empty folder":
+        path.mkdir()
+    elif kind == "text":
+        path.write_text("weights")
+    code, out, err = run("recognize", clip, "--weights", path)
+    expected = {
+        "missing": "there is no file",
+        "half": "cut short",
+        "empty folder": "holds no model.safetensors",
+        "text": "not a whole safetensors file",
+    }
+    assert (code, out) == (1, "")
+    assert expected[kind] in only_line(err)
+    assert str(path) in err
+
+
+# --- eval -----------------------------------------------------------------------------------------------
+
+
+def test_eval_tests_the_split_and_writes_what_it_is_asked_for(
+    run, videos: Path, checkpoint: Path, tmp_path: Path
+):
+    code, out, err = run(
+        "eval", "--weights", checkpoint, "--data", videos, "--protocol", "2x1",
+        "--out", tmp_path / "result", "--report", tmp_path / "report.html",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert "4 videos of 1 groups, 2 classes; protocol 2x1 (views" in out
+    assert (tmp_path / "result" / "evaluation.json").is_file()
+    assert "<html" in (tmp_path / "report.html").read_text()
+
+
+def test_eval_of_named_groups_as_json(run, videos: Path, checkpoint: Path):
+    code, out, _ = run(
+        "eval", "--weights", checkpoint, "--data", videos, "--only", "person01,person02", "--json"
+    )
+    found = json.loads(out)
+    assert code == 0
+    assert (found["num_samples"], found["num_groups"], found["protocol"]) == (8, 2, "center")
+
+
+def test_eval_of_unknown_groups(run, videos: Path, checkpoint: Path):
+    code, _, err = run("eval", "--weights", checkpoint, "--data", videos, "--only", "anna")
+    assert code == 1
+    assert "there is no group or split 'anna'; the data set has: person01, person02" in only_line(err)
+
+
+def test_eval_says_when_it_tests_on_everything(run, videos: Path, checkpoint: Path, tmp_path: Path):
+    for action in ACTIONS:
+        shutil.copytree(videos / action, tmp_path / "videos" / action)
+    code, out, err = run("eval", "--weights", checkpoint, "--data", tmp_path / "videos", "--json")
+    assert (code, json.loads(out)["num_samples"]) == (0, 12)
+    assert "testing on all 12 videos: no split 'test'" in err
+
+
+def test_eval_of_a_class_that_the_network_does_not_know(run, videos: Path, checkpoint: Path, tmp_path: Path):
+    shutil.copytree(videos / "walk", tmp_path / "videos" / "walks")
+    code, _, err = run("eval", "--weights", checkpoint, "--data", tmp_path / "videos")
+    assert code == 1
+    assert "the network has no class 'walks'; did you mean 'walk'?" in err
+
+
+def test_eval_with_a_broken_video(run, videos: Path, checkpoint: Path, tmp_path: Path):
+    for action in ACTIONS:
+        shutil.copytree(videos / action, tmp_path / "videos" / action)
+    victim = tmp_path / "videos" / "walk" / "person01_1.mp4"
+    victim.write_bytes(b"")
+    arguments = ("eval", "--weights", checkpoint, "--data", tmp_path / "videos")
+    code, out, err = run(*arguments)
+    assert (code, out) == (1, "")
+    assert str(victim) in err
+    code, out, err = run(*arguments, "--skip-broken")
+    assert code == 3
+    assert "11 videos" in out
+    assert str(victim) in err
+
+
+def test_eval_needs_data_if_the_checkpoint_lies_alone(run, checkpoint: Path):
+    code, _, err = run("eval", "--weights", checkpoint)
+    assert code == 1
+    assert "does not say what it was trained on: give --data" in only_line(err)
