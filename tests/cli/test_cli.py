@@ -98,9 +98,9 @@ def test_version(run):
     [
         (["fly"], "No such command 'fly'"),
         (["recognise"], "Did you mean 'recognize'"),
-        (["recognize"], "Missing argument 'VIDEO...'"),
+        (["recognize"], "Missing argument 'VIDEO"),
         (["probe", "--colour", "x.mp4"], "No such option"),
-        (["recognize", "x.mp4", "--top", "0"], "x>=1"),
+        (["recognize", "x.mp4", "--top", "0"], "Invalid value for '--top'"),
         (["train"], "--data"),
     ],
 )
@@ -138,7 +138,7 @@ def test_module_and_script_are_the_same_command():
 def test_models_prints_the_table_of_the_paper(run):
     code, out, _ = run("models")
     assert code == 0
-    row = next(line for line in out.splitlines() if line.startswith("r2plus1d_18 "))
+    row = next(line for line in out.splitlines() if line.split()[:1] == ["r2plus1d_18"])
     assert row.split()[1:5] == ["33.37", "M", "41.50", "16x112x112"]
     assert "68.0" in row
 
@@ -193,7 +193,7 @@ def test_env_says_what_a_bug_report_needs(run):
 def test_probe(run, clip: Path):
     code, out, err = run("probe", clip)
     assert (code, err) == (0, "")
-    row = out.splitlines()[-2].split() if not out.splitlines()[-1].strip() else out.splitlines()[-1].split()
+    row = next(line.split() for line in out.splitlines() if str(clip) in line)
     assert row[1:7] == ["20", "25", "0.80", "64", "48", "h264"]
 
 

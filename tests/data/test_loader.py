@@ -3,6 +3,7 @@
 import os
 import pickle
 import random
+import resource
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -93,18 +94,8 @@ def test_an_epoch_sees_each_sample_once(num_samples: int, epoch: int, seed: int)
 def test_each_epoch_and_seed_has_its_order() -> None:
     orders = {tuple(epoch_order(20, epoch, seed)) for epoch in range(5) for seed in range(5)}
     assert len(orders) == 25
-    assert epoch_order(10, 1, 7) == [
-        9,
-        7,
-        2,
-        6,
-        5,
-        3,
-        8,
-        1,
-        4,
-        0,
-    ]  # a resumed run needs the same on all versions
+    # A run that goes on with another Python must go on with the same order.
+    assert epoch_order(10, 1, 7) == [4, 0, 3, 8, 2, 1, 5, 9, 7, 6]
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(0, 9))
@@ -356,14 +347,12 @@ class TroubleDataset(ViewDataset):
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_file_that_hangs_is_named(samples: list[Sample], num_workers: int) -> None:
-    dataset = TroubleDataset(samples[:6], LABELS, (SPEC,), AUGMENT, seed=0)
-    with Loader(dataset, batch_size=6, seed=0, num_workers=num_workers, stall_seconds=3) as loader:
-        start = time.monotonic()
-        with pytest.raises(
-            DataError, match=r"loading has stood still for 3 s at: .*5\.mp4\. Drop the file if"
-        ):
+    dataset = TroubleDataset(samples[5:6], LABELS, (SPEC,), AUGMENT, seed=0)
+    message = r"loading has stood still for 0.5 s at: .*5\.mp4\. Drop the file if"
+    with Loader(dataset, batch_size=2, seed=0, num_workers=num_workers, stall_seconds=0.5) as loader:
+        with pytest.raises(DataError, match=message):
             list(loader.epoch(0))
-        assert time.monotonic() - start < 60
+        assert loader._workers is None  # another epoch would start new ones
 
 
 def test_a_file_that_kills_its_worker_is_named(samples: list[Sample]) -> None:
@@ -383,12 +372,16 @@ def test_our_own_errors_stay_what_they_are(samples: list[Sample], num_workers: i
         list(batches(dataset, epoch=0, batch_size=2, seed=0, num_workers=num_workers))
 
 
-def test_a_cache_that_cannot_be_written_is_no_broken_file(samples: list[Sample], tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    cache = FrameCache(tmp_path / "file" / "cache")
+def test_a_full_disk_is_no_broken_file(samples: list[Sample], tmp_path: Path) -> None:
+    cache = FrameCache(tmp_path)
     dataset = ViewDataset(samples, LABELS, (SPEC,), AugmentConfig(), seed=0, cache=cache)
-    with pytest.raises(StorageError, match=r"cannot write"):
-        dataset[0, 0]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # no file may become longer
+    try:
+        with pytest.raises(StorageError, match=r"cannot write .*\.json"):
+            dataset[0, 0]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 # The log

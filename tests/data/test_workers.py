@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -128,6 +129,20 @@ def test_nothing_is_left_behind(tmp_path: Path, how: signal.Signals) -> None:
             how == signal.SIGINT
         )  # its own, none of the workers'
     assert len(pids) == 2
+
+
+def test_the_thread_has_one_torch_thread_and_the_others_keep_theirs() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        workers: Workers = ThreadWorker(load)
+        assert workers.submit(THREADS).result(60)[0] == 1
+        workers.close(1)
+        with ThreadPoolExecutor(1) as others:
+            assert others.submit(torch.get_num_threads).result() == 2
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_worker_that_rests_is_at_nothing() -> None:

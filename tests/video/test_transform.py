@@ -96,6 +96,7 @@ def test_three_boxes_go_along_the_long_side() -> None:
 def test_crops_of_the_protocols() -> None:
     size = Size(128, 171)
     assert [crop.name for crop in protocol_crops("three", size, 112)] == ["left", "center", "right"]
+    assert [crop.name for crop in protocol_crops("three", Size(171, 128), 112)] == ["top", "center", "bottom"]
     ten = protocol_crops("ten", size, 112)
     assert [(crop.box, crop.flip) for crop in ten] == list(ten_crops(size, 112))
     assert [crop.box for crop in protocol_crops("five", size, 112)] == list(five_boxes(size, 112))

@@ -42,16 +42,20 @@ for verb in (
     app.command("eval" if verb is training.evaluate else verb.__name__)(verb)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"muybridge {muybridge.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def top_level(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, help="Print the version and stop.")
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop."),
     ] = False,
 ) -> None:
     """Name the action in a video: look at data, train a network, test it, use it."""
-    if version:
-        print(f"muybridge {muybridge.__version__}")
-        raise typer.Exit
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -59,7 +59,7 @@ def env(json: Json = False) -> None:
 
 
 def probe(
-    files: Annotated[list[Path], typer.Argument(help="Video files.", metavar="FILE...")],
+    files: Annotated[list[Path], typer.Argument(help="Video files.", metavar="FILE")],
     json: Json = False,
 ) -> None:
     """Say what is in a video file: frames, rate, size, codec."""

@@ -16,7 +16,7 @@ PLACES = ("runs/*", "demo/run")  # where `muybridge train` and `muybridge demo` 
 def recognize(
     videos: Annotated[
         list[str],
-        typer.Argument(help="Video files, folders of them, or quoted patterns.", metavar="VIDEO..."),
+        typer.Argument(help="Video files, folders of them, or quoted patterns.", metavar="VIDEO"),
     ],
     weights: Annotated[
         Path | None, typer.Option(help="A run of muybridge train, or a checkpoint.", metavar="RUN_OR_FILE")

@@ -22,7 +22,7 @@ import numpy as np
 
 from muybridge.config import ResizeFilter
 from muybridge.errors import DecodeError, VideoError
-from muybridge.files import atomic_path
+from muybridge.files import atomic_path, storage_error
 from muybridge.types import Size, UInt8Array, VideoInfo
 from muybridge.video.decode import VideoReader
 
@@ -81,10 +81,17 @@ class FrameCache:
         max_bytes: when a further video would not fit into so many bytes, it stays outside and is decoded each
             time (one warning says so); what is inside stays there. Processes that add videos at the same time
             may each exceed this by one video. None has no limit.
+
+    Raises:
+        StorageError: the folder cannot be made.
     """
 
     def __init__(self, folder: Path | str, *, max_bytes: int | None = None) -> None:
         self.folder = Path(folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(self.folder, error) from error
         self.max_bytes = max_bytes
         self._outside: set[str] = set()  # names of entries that this process found it cannot make
         self._warned = False
@@ -204,7 +211,7 @@ class _File(NamedTuple):
 def _listing(folder: Path) -> list[_File]:
     """The cache's files, and only them: whatever else lies in the folder is not ours to count or remove."""
     files = []
-    for path in folder.iterdir() if folder.is_dir() else ():
+    for path in folder.iterdir():
         if path.suffix not in (".json", ".npy"):
             continue
         try:
@@ -267,7 +274,7 @@ def _open(entry: Path, info: VideoInfo, size: Size) -> UInt8Array | None:
     """The frames of an entry; None where there is none, or where it is not what we wrote."""
     try:
         frames = np.load(entry, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         return None
     whole = frames.dtype == np.uint8 and frames.shape == (info.num_frames, *size, 3)
     return frames if whole else None

@@ -176,7 +176,7 @@ class Loader:
         world_size: how many there are.
         num_workers: processes; with 0 a thread decodes while the training computes.
         balanced: draw every class equally often.
-        stall_seconds: how long the workers may go without beginning another clip.
+        stall_seconds: how long the workers may be at the same clips.
 
     >>> with Loader(dataset, batch_size=16, seed=0, num_workers=2) as loader:  # doctest: +SKIP
     ...     for epoch in range(30):
@@ -265,7 +265,8 @@ class Loader:
             begun = workers.watch.begun
             if wait([future], self.stall_seconds).done:
                 break
-            if workers.watch.begun == begun:  # otherwise it is slow, but not stuck
+            # Otherwise they are slow, or still starting, but not stuck.
+            if workers.watch.begun == begun and workers.watch.current:
                 raise self._stall(workers)
         try:
             return future.result()

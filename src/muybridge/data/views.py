@@ -28,8 +28,9 @@ from muybridge.video.crops import (
     random_color,
     resized_size,
 )
-from muybridge.video.decode import Source, VideoReader
+from muybridge.video.decode import VideoReader
 from muybridge.video.sampling import clip_indices, clip_span
+from muybridge.video.source import Source
 from muybridge.video.transform import refuse_flow, to_tensor
 
 __all__ = ["load_view", "plan_random_view", "plan_view", "video_info"]

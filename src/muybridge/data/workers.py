@@ -66,7 +66,10 @@ class Watch:
 
 
 class ThreadWorker(Generic[Task, Result]):
-    """One thread: decoding gives up the interpreter's lock, so it overlaps with the training."""
+    """One thread: decoding gives up the interpreter's lock, so it overlaps with the training.
+
+    It has one torch thread: with as many as the training has, the two would wait for each other's cores.
+    """
 
     num_workers = 1
 
@@ -77,7 +80,12 @@ class ThreadWorker(Generic[Task, Result]):
         self._closing = False
         # A daemon, unlike the threads of ThreadPoolExecutor: a file that hangs must not hang the exit too.
         self._thread = threading.Thread(target=self._run, name="muybridge-loader", daemon=True)
+        self._ready = threading.Event()
+        num_threads = torch.get_num_threads()
         self._thread.start()
+        self._ready.wait()
+        # torch takes the number last set anywhere for threads that have not used it yet: put it back.
+        torch.set_num_threads(num_threads)
 
     def submit(self, task: Task) -> Future[Result]:
         """Queues a task."""
@@ -95,6 +103,9 @@ class ThreadWorker(Generic[Task, Result]):
         self._thread.join(seconds)
 
     def _run(self) -> None:
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # only the first use binds the number to this thread
+        self._ready.set()
         while (entry := self._tasks.get()) is not None:
             future, task = entry
             if self._closing:

@@ -33,14 +33,17 @@ CLIPS_OF_A_RUN = 16_000  # what a network of this size needs from scratch, about
 EPOCHS = (12, 80)
 CACHE_BYTES = 4 << 30
 
-# Clips a second and core that the small network trains on, at 16 frames of 72 x 72, on a server's core of 2023.
+# Clips a second and core that the small network trains on, at 16 frames of 72 x 72, on a server of 2023.
 RATE_PER_CORE = 20.0
 RATE_PIXELS = 16 * 72 * 72
 
-SIDE_WORDS = frozenset(
-    "left right leftward leftwards rightward rightwards clockwise counterclockwise anticlockwise "
-    "cw ccw acw lefthand righthand leftside rightside sinistral dextral".split()
-)
+# fmt: off
+SIDE_WORDS = frozenset((
+    "left", "leftward", "leftwards", "lefthand", "leftside",
+    "right", "rightward", "rightwards", "righthand", "rightside",
+    "clockwise", "counterclockwise", "anticlockwise", "cw", "ccw", "acw",
+))
+# fmt: on
 
 
 def default_config(
@@ -104,7 +107,7 @@ def mirrored_names(labels: Iterable[str]) -> tuple[str, ...]:
 
 
 def _words(name: str) -> list[str]:
-    """The words of a class name, lower case, also of camelCase; "counter-clockwise" gives "clockwise" as well."""
+    """The words of a class name, lower case, also of camelCase."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
     return re.findall(r"[a-z]+", spaced.lower())
 
@@ -201,7 +204,7 @@ def _network(
         started = read_init(Path(init))
         if not started.model:
             raise ConfigError(
-                f"{init} does not say which network it is: write a configuration that names it (model, clip, init)"
+                f"{init} does not say which network it is: write a configuration that names it (model, init)"
             )
         said.append(
             f"the network and its clips are those of {init}: {started.model}, width {started.width:g}"
@@ -215,13 +218,13 @@ def _network(
     if seen.seconds > LONG_SECONDS:
         spec = ClipSpec(num_frames=NUM_FRAMES, frame_stride=1, fps=LONG_FPS, resize=side, crop=crop)
         said.append(
-            f"videos are {duration_text(seen.seconds)} long: a clip is {NUM_FRAMES / LONG_FPS:g} s of one, so test "
-            f"with the protocol 10x1"
+            f"videos are {duration_text(seen.seconds)} long: a clip is {NUM_FRAMES / LONG_FPS:g} s of one, "
+            f"so test with the protocol 10x1"
         )
     else:
         said.append(
-            f"{NUM_FRAMES} frames spread over the whole video ({seen.seconds:.1f} s in the middle of the data), "
-            f"{crop} x {crop} pixels of a short side of {side}"
+            f"a clip is {NUM_FRAMES} frames spread over the whole video (median {seen.seconds:.1f} s), "
+            f"{crop} x {crop} pixels cut from a short side of {side}"
         )
     said.append("a small R(2+1)D, 10 layers at a quarter of the paper's width: 0.9 million parameters")
     return ModelConfig(name="r2plus1d_10", width=0.25), (spec,)

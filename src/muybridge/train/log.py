@@ -71,6 +71,7 @@ class StepRecord:
         seconds: what these steps took.
     """
 
+    kind: str = "step"
     epoch: int
     step: int
     loss: float
@@ -79,7 +80,6 @@ class StepRecord:
     gradient_norm: float
     clips_per_second: float
     seconds: float
-    kind: str = "step"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +101,7 @@ class EpochRecord:
         best: this epoch is the best on validation so far.
     """
 
+    kind: str = "epoch"
     epoch: int
     step: int
     loss: float
@@ -112,7 +113,6 @@ class EpochRecord:
     val_loss: float | None = None
     val_seconds: float | None = None
     best: bool = False
-    kind: str = "epoch"
 
 
 class _Last(NamedTuple):

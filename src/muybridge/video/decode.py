@@ -12,20 +12,20 @@ for is applied: rotation, mirroring and edit lists; but not the aspect ratio of 
 Nothing but the file itself is ever opened: no playlists, no references to other files, no addresses.
 """
 
-import io
-import multiprocessing
 import operator
-import os
-from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from fractions import Fraction
 from types import TracebackType
 from typing import BinaryIO, Self
 
 import av
-import av.container
 import cv2
 import numpy as np
 import numpy.typing as npt
+from av.buffer import Buffer
+from av.container import InputContainer
+from av.stream import Discard, Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
@@ -33,10 +33,10 @@ from av.video.stream import VideoStream
 from muybridge.config import ResizeFilter
 from muybridge.errors import DecodeError, VideoError
 from muybridge.types import Clip, Size, UInt8Array, VideoInfo
-from muybridge.video.index import FrameIndex, Int64Array, Packet, StreamFacts, is_one_to_one
+from muybridge.video.index import FrameIndex, Int64Array, Packet, Scan, StreamFacts, is_one_to_one
 from muybridge.video.orientation import Orientation
-
-Source = str | Path | bytes | BinaryIO | UInt8Array
+from muybridge.video.seeking import FrameFinder, MisreadError, default_threads
+from muybridge.video.source import FileSource, Source, open_bytes, rereadable, source_name, unreadable
 
 # A frame of 8K video has half of this; a header that asks for more is damaged or an attack on the memory.
 MAX_PIXELS = 2**26
@@ -46,11 +46,6 @@ CONTAINERS = (
     "mov,matroska,avi,gif,mpegts,mpeg,flv,asf,ogg,ivf,nut,mxf,rm,dv,wtv,swf,apng,yuv4mpegpipe,"
     "mpegvideo,h263,h264,hevc,vvc,av1,obu,m4v,mjpeg,vc1,wav,mp3,flac"
 )
-# Frame threads cost a few frames' time at each start: below this many frames in one go, one is faster.
-MIN_THREADED_FRAMES = 48
-MAX_THREADS = 9
-# Decoders that can leave out frames which no other frame needs. (HEVC's mark means something weaker.)
-CAN_SKIP = ("h264",)
 
 
 def probe(source: Source) -> VideoInfo:
@@ -62,17 +57,13 @@ def probe(source: Source) -> VideoInfo:
     Raises:
         VideoError: as `VideoReader`.
     """
-    if isinstance(source, np.ndarray):
-        return _ArrayFrames(source, DEFAULT_FPS).info
-    file = _File(source)
-    try:
-        scan = file.scan()
-        index = FrameIndex.from_packets(scan.packets, scan.facts)
-        if index is not None:
-            return scan.info(index, exact=is_one_to_one(scan.packets, scan.facts))
+    decoder = _ArrayDecoder(source, DEFAULT_FPS) if isinstance(source, np.ndarray) else _FileDecoder(source)
+    with closing(decoder):
+        scan = decoder.scan()
+        claim = scan.index()
+        if claim is not None:
+            return scan.info(claim, exact=is_one_to_one(scan.packets, scan.facts))
         return scan.info(FrameIndex.from_counting([None] * len(scan.packets), 0, scan.facts), exact=False)
-    finally:
-        file.close()
 
 
 class VideoReader:
@@ -101,15 +92,26 @@ class VideoReader:
     """
 
     def __init__(self, source: Source, *, fps: float | None = None, threads: int | None = None) -> None:
-        self._frames: _FileFrames | _ArrayFrames
         if isinstance(source, np.ndarray):
-            self._frames = _ArrayFrames(source, fps or DEFAULT_FPS)
+            self._decoder: _ArrayDecoder | _FileDecoder = _ArrayDecoder(source, fps or DEFAULT_FPS)
         elif fps is not None:
-            raise VideoError(f"{_name(source)}: fps={fps} was given, but a file has its own; give it for arrays")
+            raise VideoError(f"{source_name(source)}: a file has its own rate; fps={fps} is for arrays")
         else:
-            self._frames = _FileFrames(source, default_threads() if threads is None else threads)
-        self.info = self._frames.info
-        self._converter = _Converter(self._frames.orientation, self.info)
+            self._decoder = _FileDecoder(source)
+        with ExitStack() as stack:
+            stack.callback(self._decoder.close)
+            scan = self._decoder.scan()
+            self._finder = FrameFinder(
+                self._decoder,
+                scan.facts,
+                scan.index(),
+                trusted=is_one_to_one(scan.packets, scan.facts),
+                threads=default_threads() if threads is None else threads,
+            )
+            self._closing = stack.pop_all()
+        self._claim = self._finder.index  # what `info` is about; a damaged file may turn out to hold less
+        self.info = scan.info(self._claim, exact=True)
+        self._converter = _Converter(scan.orientation, self.info)
 
     def __enter__(self) -> Self:
         return self
@@ -121,12 +123,12 @@ class VideoReader:
 
     def close(self) -> None:
         """Frees the decoder and closes the file. Closing twice is no error."""
-        self._frames.close()
+        self._closing.close()
 
     @property
     def num_decoded(self) -> int:
         """Frames decoded so far."""
-        return self._frames.num_decoded
+        return self._decoder.num_decoded
 
     def read(
         self, indices: Sequence[int], *, size: Size | None = None, resize_filter: ResizeFilter = "antialias"
@@ -150,15 +152,17 @@ class VideoReader:
         wanted = self._checked(indices)
         height, width = size or self.info.size
         if height < 1 or width < 1:
-            raise VideoError(f"{self.info.path}: a size of {width}x{height} was asked for; both must be above 0")
+            raise VideoError(
+                f"{self.info.path}: a size of {width}x{height} was asked for; both must be above 0"
+            )
         out = np.empty((len(wanted), height, width, 3), dtype=np.uint8)
         if not len(wanted):
             return out
         try:
             self._fill(out, wanted, resize_filter)
-        except _MisreadError:
-            self._frames.recount()
-            decodable = int(np.count_nonzero(wanted < len(self._frames.index)))
+        except MisreadError:
+            self._finder.recount()
+            decodable = int(np.count_nonzero(wanted < len(self._finder.index)))
             if decodable < len(wanted):
                 raise self._decode_error(decodable, len(wanted)) from None
             self._fill(out, wanted, resize_filter)
@@ -172,7 +176,7 @@ class VideoReader:
 
     def seconds(self, indices: Sequence[int]) -> npt.NDArray[np.float64]:
         """When each of these frames is shown, counted from the first frame. Shape: [len(indices)]."""
-        return self._frames.index.seconds(self._checked(indices).tolist())
+        return self._claim.seconds(self._checked(indices).tolist())
 
     def _checked(self, indices: Sequence[int]) -> Int64Array:
         wanted = np.array([operator.index(i) for i in indices], dtype=np.int64)
@@ -187,34 +191,22 @@ class VideoReader:
 
     def _fill(self, out: UInt8Array, wanted: Int64Array, resize_filter: ResizeFilter) -> None:
         order = np.argsort(wanted, kind="stable")
-        self._frames.prepare(np.unique(wanted))
+        self._finder.prepare(np.unique(wanted))
         before = -1  # the slot of `out` that was written last
         for slot in order.tolist():
             if before >= 0 and wanted[slot] == wanted[before]:
                 out[slot] = out[before]
             else:
-                self._converter.write(self._frames.frame(int(wanted[slot])), out[slot], resize_filter)
+                self._converter.write(self._finder.frame(int(wanted[slot])), out[slot], resize_filter)
             before = slot
 
     def _decode_error(self, decodable: int, asked: int) -> DecodeError:
-        index = self._frames.index
+        index = self._finder.index
         return DecodeError(
             f"{self.info.path}: {decodable} of the {asked} frames asked for decode (the file ends at "
             f"{index.duration_seconds:.2f} s, after {len(index)} of {self.info.num_frames} frames). It is "
             "probably cut short or damaged: get it anew, or drop it with `--skip-broken`, which lists it."
         )
-
-
-def default_threads() -> int:
-    """Decoder threads where nothing else is asked for."""
-    if multiprocessing.parent_process() is not None:
-        return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 1 if cores == 1 else min(cores + 1, MAX_THREADS)  # one decodes while this thread waits for another
-
-
-class _MisreadError(Exception):
-    """A frame came out of the decoder that the index does not have there, or none did."""
 
 
 class _Converter:
@@ -231,7 +223,9 @@ class _Converter:
         target = self._orientation.turned_size(Size(out.shape[0], out.shape[1]))
         if resize_filter == "bilinear" and target != self._stored_size:
             pixels = self._convert(frame, self._stored_size)
-            pixels = cv2.resize(pixels, (target.width, target.height), interpolation=cv2.INTER_LINEAR)
+            resized = np.empty((*target, 3), dtype=np.uint8)
+            cv2.resize(pixels, (target.width, target.height), dst=resized, interpolation=cv2.INTER_LINEAR)
+            pixels = resized
         else:
             pixels = self._convert(frame, target)
         np.copyto(out, self._orientation.turn(pixels))
@@ -242,87 +236,212 @@ class _Converter:
             frame, size.width, size.height, "rgb24", interpolation=Interpolation.BILINEAR, threads=1
         )
         plane = rgb.planes[0]
-        return np.ndarray((*size, 3), np.uint8, buffer=plane, strides=(plane.line_size, 3, 1))
+        return np.ndarray((*size, 3), np.uint8, buffer=memoryview(plane), strides=(plane.line_size, 3, 1))
 
 
-class _ArrayFrames:
+class _ArrayDecoder:
     """Decoded frames, behind the same calls as a file."""
 
     def __init__(self, frames: UInt8Array, fps: float) -> None:
+        self.name = source_name(frames)
+        self.threads = 1
+        self.num_decoded = 0
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
             found = f"{frames.dtype} {list(frames.shape)}"
-            raise VideoError(f"<arrays>: frames must be uint8 [T, H, W, 3] and not empty, got {found}")
+            raise VideoError(f"{self.name}: frames must be uint8 [T, H, W, 3] and not empty, got {found}")
         if not fps > 0:
-            raise VideoError(f"<arrays>: fps must be above 0, got {fps}")
-        rate = Fraction(fps).limit_denominator(100_000)
-        facts = StreamFacts(container="", codec="raw", time_base=1 / rate, rate=rate)
-        self._array = frames
-        self.index = FrameIndex.from_counting(range(len(frames)), 1, facts)
-        self.orientation = Orientation()
-        self.num_decoded = 0
-        self.info = VideoInfo(
-            path="<arrays>",
-            num_frames=len(frames),
-            exact=True,
-            fps=float(fps),
-            height=frames.shape[1],
-            width=frames.shape[2],
-            duration_seconds=len(frames) / fps,
-            codec="raw",
+            raise VideoError(f"{self.name}: fps must be above 0, got {fps}")
+        self._frames = frames
+        self._rate = Fraction(fps).limit_denominator(100_000)
+        self._next = 0
+
+    def open(self, threads: int) -> None:
+        self.threads = threads
+        self._next = 0
+
+    def seek(self, timestamp: int) -> None:
+        self._next = timestamp
+
+    def frames(self, is_needless: Callable[[int | None], bool]) -> Iterator[VideoFrame]:
+        """The frames from here on."""
+        while self._next < len(self._frames):
+            frame = VideoFrame.from_ndarray(np.ascontiguousarray(self._frames[self._next]), format="rgb24")
+            frame.pts = self._next
+            self._next += 1
+            self.num_decoded += 1
+            yield frame
+
+    def scan(self) -> Scan:
+        """Every frame is a packet and a key."""
+        return Scan(
+            path=self.name,
+            packets=[Packet(i, i, 1, 1, is_key=True) for i in range(len(self._frames))],
+            facts=StreamFacts(container="", codec="raw", time_base=1 / self._rate, rate=self._rate),
+            orientation=Orientation(),
+            stored_size=Size(*self._frames.shape[1:3]),
+            pixel_format="rgb24",
+            has_audio=False,
         )
-
-    def prepare(self, wanted: Int64Array) -> None:
-        """Nothing to plan: every frame is at hand."""
-
-    def frame(self, target: int) -> VideoFrame:
-        """One frame; nothing is decoded."""
-        return VideoFrame.from_ndarray(np.ascontiguousarray(self._array[target]), format="rgb24")
-
-    def recount(self) -> None:
-        """Arrays keep their promises."""
-        raise AssertionError("frames of an array cannot be misread")
 
     def close(self) -> None:
         """Nothing is open."""
 
 
-class _FileFrames:
-    """The frames of one file: finds each by its number, by seeking or by decoding on."""
+class _FileDecoder:
+    """One container, open at some place, and the decoder of its video stream."""
 
-    def __init__(self, source: FileSource, threads: int) -> None:
-        self._file = _File(source)
-        self._max_threads = threads
-        try:
-            self._scan = self._file.scan()
-            index = FrameIndex.from_packets(self._scan.packets, self._scan.facts)
-            if index is None or not is_one_to_one(self._scan.packets, self._scan.facts):
-                index = self._counted(index)
-        except BaseException:
-            self._file.close()
-            raise
-        self.index = index
-        self.orientation = self._scan.orientation
-        self.info = self._scan.info(index, exact=True)
-        self._position: int | None = None  # the frame that the decoder yields next; None: unknown
-        self._left_out_pts = -1  # the latest frame that the decoder was told to leave out since the last seek
-        self._wanted_pts: Collection[int] = ()
-        self._iterator: Iterator[VideoFrame] = iter(())
+    def __init__(self, source: FileSource) -> None:
+        self.name = source_name(source)
+        self.num_decoded = 0
+        self._source = rereadable(source)
+        self._closing = ExitStack()
+        self._awaits_key = False
+        self.open(1)
 
-    @property
-    def num_decoded(self) -> int:
-        return self._file.num_decoded
+    def open(self, threads: int) -> None:
+        """Opens the container at its start, with so many decoder threads."""
+        self.close()
+        with ExitStack() as stack:
+            file = open_bytes(self._source, stack)
+            self._container = _open_container(file, self.name)
+            stack.callback(self._container.close)
+            self._stream = _video_stream(self._container, self.name)
+            self._closing = stack.pop_all()
+        self._awaits_key = False
+        self.threads = threads
+        self._stream.thread_type = "AUTO" if threads > 1 else "NONE"
+        self._stream.thread_count = threads
+        self._stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
 
     def close(self) -> None:
-        self._iterator = iter(())
-        self._file.close()
+        self._closing.close()
 
-    def recount(self) -> None:
-        """Goes by what decoding from the start yields, in one thread: the index was wrong."""
-        self.index = self._counted(None)
-        self._position = None
+    def seek(self, timestamp: int) -> None:
+        """Goes to the key frame at or before a timestamp, by the container's table."""
+        try:
+            self._container.seek(timestamp, stream=self._stream)
+            self._awaits_key = True
+        except av.FFmpegError:
+            self.open(self.threads)  # no table: the start is before every key
 
-    def prepare(self, wanted: Int64Array) -> None:
-        """Plans the reading of these frames (rising): threads, and which frames are left out."""
-        one_pass = len(wanted) == self.index.longest_run(wanted)
-        can_skip = self.index.timed and len(self.index.keys) and self._scan.facts.codec in CAN_SKIP
-        self._wanted_pts = frozenset(self.index.pts[wanted].tolist()) if can_skip and not one_pass else ()
+    def frames(self, is_needless: Callable[[int | None], bool]) -> Iterator[VideoFrame]:
+        """Decodes on from here, up to the end or to the first packet that does not decode.
+
+        A packet for which `is_needless` holds may be left out.
+        """
+        context = self._stream.codec_context
+        try:
+            for packet in self._container.demux(self._stream):
+                if self._awaits_key and packet.size and not packet.is_keyframe:
+                    continue  # the container has landed between two keys
+                self._awaits_key = False
+                context.skip_frame = "NONREF" if is_needless(packet.pts) else "DEFAULT"
+                if packet.size or _is_flush(packet):  # AVI has empty ones; to the decoder they mean the end
+                    for frame in packet.decode():
+                        self.num_decoded += 1
+                        yield frame
+        except OSError as error:
+            raise unreadable(self.name, error) from error
+        except av.FFmpegError:
+            return
+
+    def scan(self) -> Scan:
+        """Reads all packets, and decodes up to the first frame."""
+        packets: list[Packet] = []
+        first: VideoFrame | None = None
+        is_vp8 = self._stream.codec_context.name == "vp8"
+        try:
+            for packet in self._container.demux(self._stream):
+                if packet.size:
+                    packets.append(_packet(packet, is_vp8=is_vp8))
+                if first is None and (packet.size or _is_flush(packet)):
+                    first = next(iter(packet.decode()), None)
+        except OSError as error:
+            raise unreadable(self.name, error) from error
+        except av.FFmpegError:  # what comes after is lost: decoding will count
+            packets = [packet._replace(is_corrupt=True) for packet in packets]
+        if first is None:
+            raise DecodeError(
+                f"{self.name}: not one frame of its {len(packets)} packets decodes; get it anew or drop it"
+            )
+        self.num_decoded += 1
+        return Scan(
+            path=self.name,
+            packets=packets,
+            facts=self._facts(),
+            orientation=_orientation(first),
+            stored_size=Size(first.height, first.width),
+            pixel_format=first.format.name,
+            has_audio=len(self._container.streams.audio) > 0,
+        )
+
+    def _facts(self) -> StreamFacts:
+        context = self._stream.codec_context
+        time_base = self._stream.time_base
+        assert time_base is not None  # FFmpeg always sets it
+        return StreamFacts(
+            container=self._container.format.name,
+            codec=context.codec.canonical_name,
+            time_base=time_base,
+            rate=self._stream.average_rate or self._stream.guessed_rate,
+            is_interlaced=context.field_order > 1,  # 0 is unknown, 1 progressive
+            reorder_frames=int(context.has_b_frames),
+        )
+
+
+def _open_container(file: BinaryIO, name: str) -> InputContainer:
+    # A file object, never a name: FFmpeg would take "a:b.mp4" for an address.
+    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none", "max_pixels": str(MAX_PIXELS)}
+    try:
+        return av.open(file, "r", options=options, metadata_errors="replace")
+    except OSError as error:
+        raise unreadable(name, error) from error
+    except av.FFmpegError:
+        raise VideoError(
+            f"{name} is not a video: its bytes are no container that FFmpeg reads (playlists are refused)"
+        ) from None
+
+
+def _video_stream(container: InputContainer, name: str) -> VideoStream:
+    """The first video stream that is not a cover picture; nothing of the others is read."""
+    videos = [
+        stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic
+    ]
+    if not videos:
+        kinds = ", ".join(stream.type for stream in container.streams) or "nothing"
+        raise VideoError(f"{name} has no video stream (it holds {kinds}): name another file")
+    stream = videos[0]
+    if stream.codec_context is None:
+        raise VideoError(f"{name}: FFmpeg has no decoder for its video; convert it to h264")
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width * height > MAX_PIXELS:
+        raise VideoError(f"{name} claims frames of {width}x{height}; at most {MAX_PIXELS} pixels are decoded")
+    for other in container.streams:
+        if other is not stream:
+            other.discard = Discard.all
+    return stream
+
+
+def _packet(packet: "av.Packet[VideoStream]", *, is_vp8: bool) -> Packet:
+    return Packet(
+        pts=packet.pts,
+        dts=packet.dts,
+        duration=packet.duration or 0,
+        num_bytes=packet.size,
+        is_key=packet.is_keyframe,
+        is_discard=packet.is_discard,
+        is_hidden=is_vp8 and not memoryview(packet)[0] & 0x10,  # show_frame, RFC 6386 section 9.1
+        is_corrupt=packet.is_corrupt,
+    )
+
+
+def _is_flush(packet: "av.Packet[VideoStream]") -> bool:
+    """PyAV's own last packet, which brings out the frames that the decoder still holds."""
+    return not packet.size and packet.pts is None and packet.dts is None
+
+
+def _orientation(frame: VideoFrame) -> Orientation:
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if not isinstance(matrix, Buffer):
+        return Orientation()
+    return Orientation.from_matrix(np.frombuffer(bytes(matrix), np.int32).tolist())

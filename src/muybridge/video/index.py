@@ -13,11 +13,29 @@ from typing import NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
+from muybridge.types import Size, VideoInfo
+from muybridge.video.orientation import Orientation
+
 Int64Array = npt.NDArray[np.int64]
 
-# Codecs whose packets become one frame each in any container that plays.
+# Codecs whose packets become one frame each in any container that plays; "raw" are arrays.
 ONE_TO_ONE = frozenset(
-    "h264 hevc vvc vp8 vp9 av1 mjpeg png gif ffv1 huffyuv ffvhuff utvideo rawvideo prores dnxhd qtrle".split()
+    {
+        "raw",
+        "h264",
+        "hevc",
+        "vvc",
+        "vp8",
+        "vp9",
+        "av1",
+        "mjpeg",
+        "png",
+        "gif",
+        "ffv1",
+        "huffyuv",
+        "rawvideo",
+        "prores",
+    }
 )
 # An MPEG-4 packet this small holds no picture: "as before" in files that have packed B-frames.
 EMPTY_MPEG4_BYTES = 10
@@ -170,6 +188,11 @@ class FrameIndex:
         return len(self.pts)
 
     @property
+    def can_seek(self) -> bool:
+        """There are keys to start at, and each packet is a frame."""
+        return len(self.keys) > 0
+
+    @property
     def duration_seconds(self) -> float:
         """From the first frame to the end of the last."""
         return float((self.end - int(self.pts[0])) * self.time_base) if len(self) else 0.0
@@ -196,7 +219,7 @@ class FrameIndex:
 
     def longest_run(self, wanted: Int64Array) -> int:
         """How many frames at most are decoded in one go to get these (rising)."""
-        if not len(self.keys):
+        if not self.can_seek:
             return int(wanted[-1]) + 1
         starts = self.keys[np.maximum(np.searchsorted(self.keys, wanted, side="right") - 1, 0)]
         seeks = np.flatnonzero(starts[1:] - wanted[:-1] - 1 > SEEK_COST_FRAMES) + 1
@@ -210,8 +233,52 @@ class FrameIndex:
         return key >= 0 and int(self.keys[key]) - position > SEEK_COST_FRAMES
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scan:
+    """What one pass over the packets and a look at the first frame tell.
+
+    Attributes:
+        path: the source's name.
+        packets: of the video stream, in order of decoding.
+        facts: of the stream.
+        orientation: how the picture is laid upright.
+        stored_size: the picture's size before that.
+        pixel_format: FFmpeg's name of what the decoder yields.
+        has_audio: there is a sound track.
+    """
+
+    path: str
+    packets: list[Packet]
+    facts: StreamFacts
+    orientation: Orientation
+    stored_size: Size
+    pixel_format: str
+    has_audio: bool
+
+    def index(self) -> FrameIndex | None:
+        """The frames by the packets, if those can be the frames."""
+        return FrameIndex.from_packets(self.packets, self.facts)
+
+    def info(self, index: FrameIndex, *, exact: bool) -> VideoInfo:
+        """What the user is told of the frames of `index`."""
+        height, width = self.orientation.turned_size(self.stored_size)
+        return VideoInfo(
+            path=self.path,
+            num_frames=len(index),
+            exact=exact,
+            fps=index.rate,
+            height=height,
+            width=width,
+            duration_seconds=index.duration_seconds,
+            codec=self.facts.codec,
+            pixel_format=self.pixel_format,
+            rotation_degrees=self.orientation.rotation_degrees,
+            has_audio=self.has_audio,
+        )
+
+
 def is_one_to_one(packets: Sequence[Packet], facts: StreamFacts) -> bool:
-    """Whether the codec and the container promise one frame a packet, so that nothing must be decoded to count.
+    """Whether the codec and the container promise one frame a packet: then nothing is decoded to count.
 
     >>> avi = StreamFacts(container="avi", codec="mpeg4", time_base=Fraction(1, 25), rate=None)
     >>> is_one_to_one([Packet(0, 0, 1, 900, True), Packet(1, 1, 1, 7, False)], avi)

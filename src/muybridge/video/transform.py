@@ -160,7 +160,7 @@ def _planes(pixels: UInt8Array, spec: ClipSpec) -> Float32Array:
     is_diff = spec.modality == "rgb_diff"
     num_segments, num_frames, height, width, _ = pixels.shape
     values = np.empty((num_segments, 3, num_frames, height, width), np.float32)
-    tables = _tables(spec, subtract_mean=not is_diff)
+    tables = _tables(spec)
     for segment, target in zip(pixels, values, strict=True):
         channels = cv2.split(_as_image(segment))
         if spec.channel_order == "bgr":
@@ -174,13 +174,10 @@ def _planes(pixels: UInt8Array, spec: ClipSpec) -> Float32Array:
     return differences
 
 
-def _tables(spec: ClipSpec, *, subtract_mean: bool) -> list[Float32Array]:
+def _tables(spec: ClipSpec) -> list[Float32Array]:
     """What each of the 256 values of a channel becomes, for each channel."""
     white = np.arange(256) / 255 * spec.scale
-    return [
-        ((white - (mean if subtract_mean else 0.0)) / std).astype(np.float32)
-        for mean, std in zip(spec.mean, spec.std, strict=True)
-    ]
+    return [((white - mean) / std).astype(np.float32) for mean, std in zip(spec.mean, spec.std, strict=True)]
 
 
 def _as_image(frames: npt.NDArray[Any]) -> npt.NDArray[Any]:

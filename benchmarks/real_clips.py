@@ -1,0 +1,183 @@
+"""How well do small networks of the R(2+1)D family name actions in real clips, trained from scratch on a CPU?
+
+    python benchmarks/real_clips.py weizmann                 leave one person out, 9 folds
+    python benchmarks/real_clips.py utd_mhad_depth           R2D, MC3, R3D, R(2+1)D of equal size, 3 seeds
+    python benchmarks/real_clips.py utd_mhad_depth --choose  the same recipe, judged on a training subject alone
+
+Every run is `muybridge train` and `muybridge eval` with a recipe of the package. The last epoch is what counts;
+nothing is chosen by the test subjects. A run that is done already is not done again. One JSON line a run, then
+one of the whole; the floor is a nearest neighbour on motion-energy images. Where the clips are: see --data.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from muybridge.data.annotations import from_utd_mhad, from_weizmann
+from muybridge.types import Sample, Size
+from muybridge.video.decode import VideoReader
+
+ROOT = Path(__file__).resolve().parent.parent
+CLIPS = Path(os.environ.get("MUYBRIDGE_DATA", ROOT.parent / "shared" / "data"))
+RECIPES = ROOT / "src" / "muybridge" / "recipes"
+
+# About 0.9 million parameters each; R(2+1)D and R3D of one width are equal by construction.
+SAME_SIZE = {
+    "r2plus1d_10": 0.25,
+    "r3d_10": 0.25,
+    "mc3_10": 0.42,
+    "r2d_10": 0.43,
+}
+
+
+def main() -> None:
+    """Runs what is asked for and prints it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", choices=["weizmann", "utd_mhad_depth"])
+    parser.add_argument("--clips", type=Path, default=CLIPS, help="the folder of real clips (%(default)s)")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs", help="where the runs go (%(default)s)")
+    parser.add_argument("--models", nargs="+", default=list(SAME_SIZE), choices=SAME_SIZE)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--protocol", default="10x1")
+    parser.add_argument("--choose", action="store_true", help="hold out subject s7 of the training subjects")
+    parser.add_argument("--folds", nargs="+", default=None, help="persons to leave out; all if left out")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once, one core each")
+    parser.add_argument("rest", nargs="*", help="after --: further flags of muybridge train")
+    asked = parser.parse_args()
+    start = time.perf_counter()
+    rows = weizmann(asked) if asked.data == "weizmann" else utd_mhad_depth(asked)
+    summary = {
+        "case": f"{asked.data}{' (choosing)' if asked.choose else ''}",
+        "accuracy": {
+            model: round(statistics.mean(row["top1"] for row in rows if row["model"] == model), 4)
+            for model in dict.fromkeys(row["model"] for row in rows)
+        },
+        "runs": len(rows),
+        "minutes": round((time.perf_counter() - start) / 60, 1),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {asked.jobs} runs at once, one core each",
+    }
+    print(json.dumps(summary), flush=True)
+
+
+def weizmann(asked: argparse.Namespace) -> list[dict[str, object]]:
+    """Each person is left out once."""
+    folder = asked.clips / "weizmann"
+    samples = from_weizmann(folder)
+    persons = asked.folds or sorted({sample.group for sample in samples})
+    model = "r2plus1d_10"
+    jobs = []
+    for person in persons:
+        floor = nearest_neighbour(
+            [one for one in samples if one.group != person], [one for one in samples if one.group == person]
+        )
+        flags = ["--test", person, "--seed", "0"]
+        jobs.append(({"model": model, "fold": person, "floor": floor}, f"weizmann-{person}", flags))
+    return run_all(asked, folder, "weizmann", jobs)
+
+
+def utd_mhad_depth(asked: argparse.Namespace) -> list[dict[str, object]]:
+    """Subjects 1, 3, 5, 7 train, 2, 4, 6, 8 test; with --choose 1, 3, 5 train and 7 tests."""
+    folder = asked.clips / "utd_mhad_depth"
+    samples = from_utd_mhad(folder)
+    pool = [one for one in samples if one.split == "train"]
+    train = [one for one in pool if one.group != "s7"] if asked.choose else pool
+    others = [one for one in samples if one.split == "test"]
+    test = [one for one in pool if one.group == "s7"] if asked.choose else others
+    floor = nearest_neighbour(train, test)
+    held_out = "s2,s4,s6,s8" + (",s7" if asked.choose else "")
+    jobs = []
+    for model in asked.models:
+        for seed in asked.seeds:
+            flags = ["--model", model, "--width", str(SAME_SIZE[model])]
+            flags += ["--test", held_out, "--seed", str(seed)]
+            name = f"utd-{'choose-' if asked.choose else ''}{model}-{seed}"
+            jobs.append(({"model": model, "seed": seed, "floor": floor}, name, flags))
+    return run_all(asked, folder, "utd_mhad_depth", jobs, only="s7" if asked.choose else held_out)
+
+
+def run_all(
+    asked: argparse.Namespace,
+    folder: Path,
+    recipe: str,
+    jobs: Sequence[tuple[dict[str, object], str, list[str]]],
+    only: str | None = None,
+) -> list[dict[str, object]]:
+    """Trains and tests, several runs at once; prints each as it ends."""
+
+    def run(job: tuple[dict[str, object], str, list[str]]) -> dict[str, object]:
+        facts, name, flags = job
+        row = facts | train_and_test(asked, folder, recipe, asked.out / name, flags, only)
+        print(json.dumps(row), flush=True)
+        return row
+
+    with ThreadPoolExecutor(asked.jobs) as pool:
+        return list(pool.map(run, jobs))
+
+
+def train_and_test(
+    asked: argparse.Namespace, folder: Path, recipe: str, run: Path, flags: list[str], only: str | None
+) -> dict[str, object]:
+    """One run of the command line, from the recipe to the numbers of its last epoch."""
+    numbers = run / "test" / "numbers.json"
+    if numbers.is_file():
+        return json.loads(numbers.read_text())
+    start = time.perf_counter()
+    command = ["train", "--config", str(RECIPES / f"{recipe}.yaml"), "--data", str(folder), "--out", str(run)]
+    muybridge([*command, *flags, *asked.rest])
+    trained = time.perf_counter() - start
+    test = ["eval", "--weights", str(run / "last.safetensors"), "--protocol", asked.protocol, "--json"]
+    test += ["--out", str(run / "test"), *(["--only", only] if only else [])]
+    found = json.loads(muybridge(test))
+    row = {key: found[key] for key in ("top1", "mean_class_accuracy", "interval95", "views", "spec", "num_samples")}
+    row |= {"train_minutes": round(trained / 60, 2), "minutes": round((time.perf_counter() - start) / 60, 2)}
+    numbers.write_text(json.dumps(row))
+    return row
+
+
+def muybridge(arguments: list[str]) -> str:
+    """The command on one core; its output."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "muybridge", *arguments], env=environment, capture_output=True, text=True
+    )
+    if done.returncode:
+        sys.exit(f"muybridge {' '.join(arguments)}\n{done.stderr}")
+    return done.stdout
+
+
+def nearest_neighbour(train: Sequence[Sample], test: Sequence[Sample]) -> float:
+    """The floor: accuracy of one nearest neighbour on motion-energy images of 32 x 24 pixels."""
+    known = np.stack([motion_energy(sample) for sample in train])
+    right = 0
+    for sample in test:
+        distances = np.square(known - motion_energy(sample)).sum((1, 2))
+        right += train[int(distances.argmin())].labels == sample.labels
+    return round(right / len(test), 4)
+
+
+_ENERGIES: dict[Path, np.ndarray] = {}
+
+
+def motion_energy(sample: Sample) -> np.ndarray:
+    """Mean absolute difference of neighbouring frames, [24, 32], of unit sum."""
+    if sample.path not in _ENERGIES:
+        with VideoReader(sample.path) as reader:
+            frames = reader.read(range(reader.info.num_frames), size=Size(96, 128)).mean(3)
+        energy = cv2.resize(np.abs(np.diff(frames, axis=0)).mean(0), (32, 24), interpolation=cv2.INTER_AREA)
+        _ENERGIES[sample.path] = energy / max(float(energy.sum()), 1e-6)
+    return _ENERGIES[sample.path]
+
+
+if __name__ == "__main__":
+    main()
