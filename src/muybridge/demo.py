@@ -54,6 +54,7 @@ def run(
     seed: int = 0,
     epochs: int | None = None,
     num_groups: int = 10,
+    clips_per_group: int = 2,
     say: Callable[[str], None] = print,
 ) -> DemoResult:
     """Renders, trains, tests, recognises and reports; all files lie in `out`.
@@ -63,6 +64,7 @@ def run(
         seed: fixes the videos and the training.
         epochs: passes over the training videos; None takes the recipe's.
         num_groups: people in the videos; the last three of ten are the test.
+        clips_per_group: videos of each action by each of them.
         say: given a line for people at each step.
 
     Raises:

@@ -32,8 +32,9 @@ GREY = "#a9b4c4"  # the rest, and what was trained on
 NIGHT = (20, 22, 28)  # around the frames of a contact sheet, as on the plates of 1887
 NIGHT_INK = (176, 182, 194)
 DPI = 160
-MAX_LABEL_CHARS = 28
+MAX_LABEL_EM = 15.0  # width of a label, in units of its font's size
 MAX_COUNTED_CLASSES = 30  # with more, the cells of a confusion matrix are too small for numbers
+MAX_NAMED_CLASSES = 130  # with more, its rows are too small for names
 
 
 def contact_sheet(
@@ -126,8 +127,8 @@ def learning_curve(rows: Sequence[Mapping[str, Any]]) -> Image.Image:
 def confusion_figure(matrix: npt.ArrayLike, labels: Sequence[str]) -> Image.Image:
     """Truth in rows, answers in columns: blue on the diagonal is right, orange is wrong.
 
-    The colour is the part of the row; up to 30 classes the cells also have their counts. A class that no
-    video has is a grey row.
+    The colour is the part of the row; up to 30 classes the cells also have their counts, from 131 classes on
+    rows and columns have numbers for names. A class that no video has is a grey row.
 
     Shape:
         matrix [K, K], counts
@@ -138,24 +139,20 @@ def confusion_figure(matrix: npt.ArrayLike, labels: Sequence[str]) -> Image.Imag
         raise ValueError(
             f"{num_classes} labels need a matrix [{num_classes}, {num_classes}], got {counts.shape}"
         )
-    cell = min(0.5, max(0.1, 9.0 / num_classes))  # inches
-    font_size = min(10.0, max(3.6, cell * 72 * 0.62))
-    names = [_short(label) for label in labels]
-    margin = max(len(name) for name in names) * font_size * 0.6 / 72 + 0.35
+    named = num_classes <= MAX_NAMED_CLASSES
+    cell = min(0.5, max(0.1, 9.0 / num_classes)) if named else 10.0 / num_classes  # inches
+    font_size = min(10.0, max(3.6, cell * 72 * 0.62)) if named else 7.0
+    names = [_short(label) for label in labels] if named else ["000"]
+    margin = max(_width_em(name) for name in names) * font_size / 72 + 0.4
     side = cell * num_classes
     width, height = margin + side + 0.15, margin + side + 0.15
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER)
     axes = figure.add_axes((margin / width, 0.15 / height, side / width, side / height))
     axes.imshow(_confusion_colors(counts), interpolation="nearest", aspect="equal")
-    ticks = range(num_classes)
-    axes.set_xticks(ticks, names, rotation=90, fontsize=font_size, color=INK)
-    axes.set_yticks(ticks, names, fontsize=font_size, color=INK)
-    axes.tick_params(length=0, pad=3, labeltop=True, labelbottom=False)
-    axes.set_xticks(np.arange(num_classes + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(num_classes + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color=PAPER, linewidth=min(1.5, cell * 3))
-    axes.tick_params(which="minor", length=0)
+    axes.tick_params(length=0, pad=3, labeltop=True, labelbottom=False, labelsize=font_size, labelcolor=INK)
     axes.spines[:].set_visible(False)
+    if named:
+        _name_cells(axes, names, line_width=min(1.5, cell * 3))
     small = max(7.0, font_size * 0.9)
     figure.text(
         *(0.08 / width, (0.15 + side / 2) / height, "truth"),
@@ -240,6 +237,16 @@ def _name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
         )
 
 
+def _name_cells(axes: Axes, names: Sequence[str], *, line_width: float) -> None:
+    """Names of rows and columns, and white lines between the cells."""
+    axes.set_xticks(range(len(names)), names, rotation=90)
+    axes.set_yticks(range(len(names)), names)
+    edges = np.arange(len(names) + 1) - 0.5
+    axes.hlines(edges, -0.5, len(names) - 0.5, color=PAPER, linewidth=line_width)
+    axes.vlines(edges, -0.5, len(names) - 0.5, color=PAPER, linewidth=line_width)
+    axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5))
+
+
 def _confusion_colors(counts: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """RGB of each cell: white to blue on the diagonal, white to orange beside it, grey where a row is empty.
 
@@ -284,10 +291,19 @@ def _short(label: str) -> str:
     """A label for a narrow place; underscores become spaces.
 
     >>> _short("wave_two_hands"), _short("a" * 40)
-    ('wave two hands', 'aaaaaaaaaaaaaaaaaaaaaaaaaaa…')
+    ('wave two hands', 'aaaaaaaaaaaaaaaaaaaa…')
     """
-    text = label.replace("_", " ").replace("$", r"\$")  # a dollar sign would begin a formula
-    return text if len(text) <= MAX_LABEL_CHARS else text[: MAX_LABEL_CHARS - 1] + "…"
+    text = label.replace("_", " ")
+    if _width_em(text) > MAX_LABEL_EM:
+        while _width_em(text + "…") > MAX_LABEL_EM:
+            text = text[:-1]
+        text += "…"
+    return text.replace("$", r"\$")  # a dollar sign would begin a formula
+
+
+def _width_em(text: str) -> float:
+    """Width in units of the font's size, when bold."""
+    return _font(100, bold=True).getlength(text) / 100
 
 
 def _percent(part: float) -> str:
@@ -304,5 +320,6 @@ def _rgb(color: str) -> npt.NDArray[np.float64]:
 
 
 @lru_cache(maxsize=16)
-def _font(size_px: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size_px)
+def _font(size_px: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / name), size_px)

@@ -123,11 +123,28 @@ def test_a_video_that_changed_is_decoded_anew(tmp_path: Path, clip: Path) -> Non
     assert not set(old) & set(names(cache.folder))
 
 
+def test_a_video_of_the_same_length_but_a_later_date_is_decoded_anew(tmp_path: Path, clip: Path) -> None:
+    cache = FrameCache(tmp_path / "cache")
+    frames_of(cache, clip)
+    old = names(cache.folder)
+    os.utime(clip, ns=(0, clip.stat().st_mtime_ns + 1))
+    frames_of(cache, clip)
+    assert len(names(cache.folder)) == 1
+    assert names(cache.folder) != old
+
+
 def test_another_size_is_another_entry(tmp_path: Path, clip: Path) -> None:
     cache = FrameCache(tmp_path / "cache")
     for size in (SIZE, Size(40, 32), Size(16, 20)):
         assert np.array_equal(frames_of(cache, clip, size), decoded(clip, size))
     assert len(names(cache.folder)) == 3
+
+
+def test_an_array_of_another_shape_is_not_believed(tmp_path: Path, clip: Path) -> None:
+    cache = FrameCache(tmp_path / "cache")
+    frames_of(cache, clip)
+    np.save(cache.folder / names(cache.folder)[0], np.zeros((29, *SIZE, 3), np.uint8))
+    assert np.array_equal(frames_of(cache, clip), decoded(clip))
 
 
 @pytest.mark.parametrize("damage", ["half", "rubbish", "empty"])
@@ -186,7 +203,7 @@ def test_two_processes_that_make_the_same_entry(tmp_path: Path, clip: Path) -> N
     ]
     for worker in workers:
         worker.start()
-    found = {results.get(timeout=60) for _ in workers}
+    found = {results.get(timeout=200) for _ in workers}
     for worker in workers:
         worker.join()
     assert found == {decoded(clip).tobytes()}

@@ -120,11 +120,15 @@ def test_the_whole_part_of_a_broken_video_loads_with_a_cache_too(wild: Path, tmp
     size = plan_view(video_info(path), Sample(path=path), spec).size
     good = View(indices=((0, 1, 2, 3),), size=size, box=Box(0, 0, 48, 48))
     assert torch.equal(load_view(path, good, spec, cache=cache), load_view(path, good, spec))
-    bad = View(indices=((0, 1, 2, 100_000),), size=size, box=Box(0, 0, 48, 48))
-    with pytest.raises(VideoError, match="frame 100000 was asked for") as without:
-        load_view(path, bad, spec)
+
+
+def test_a_frame_that_is_not_there_is_the_same_error_with_a_cache(clip: Path, tmp_path: Path) -> None:
+    spec, cache = ClipSpec(num_frames=2, resize=(56, 70), crop=48), FrameCache(tmp_path)
+    view = View(indices=((39, 40),), size=Size(56, 70), box=Box(0, 0, 48, 48))
+    with pytest.raises(VideoError, match="frame 40 was asked for, but the video has 40 frames") as without:
+        load_view(clip, view, spec)
     with pytest.raises(VideoError) as within:
-        load_view(path, bad, spec, cache=cache)
+        load_view(clip, view, spec, cache=cache)
     assert str(within.value) == str(without.value)
 
 

@@ -71,7 +71,10 @@ def test_kill_9_and_resume_give_the_bits_of_a_run_that_was_not_stopped(
 ) -> None:
     config, run = config_of(figures_dir), tmp_path / "run"
     (tmp_path / "config.yaml").write_text(config.to_yaml())
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(tmp_path / "config.yaml"), str(run)])
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(tmp_path / "config.yaml"), str(run)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     try:
         wait_for_step(run, 13, process)
     finally:

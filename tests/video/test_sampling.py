@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muybridge.config import ClipSpec, ShortPolicy
@@ -179,6 +179,8 @@ def test_position_and_rng_exclude_each_other() -> None:
 
 # Laws
 
+unhurried = settings(deadline=None)  # a busy machine is no error
+
 specs = st.builds(
     ClipSpec,
     num_frames=st.integers(1, 20),
@@ -193,6 +195,7 @@ places = st.none() | st.floats(0, 1)
 seeds = st.integers(0, 2**32)
 
 
+@unhurried
 @given(specs, videos, places, seeds)
 def test_count_and_range(spec: ClipSpec, info: VideoInfo, position: float | None, seed: int) -> None:
     rng = random.Random(seed) if position is None else None
@@ -207,6 +210,7 @@ def test_count_and_range(spec: ClipSpec, info: VideoInfo, position: float | None
     assert starts == sorted(starts)
 
 
+@unhurried
 @given(specs, videos, st.floats(0, 20), st.floats(0.01, 20))
 def test_a_piece_stays_inside_itself(spec: ClipSpec, info: VideoInfo, start: float, seconds: float) -> None:
     if start * info.fps + 0.5 >= info.num_frames:
@@ -216,6 +220,7 @@ def test_a_piece_stays_inside_itself(spec: ClipSpec, info: VideoInfo, start: flo
     assert first <= min(indices) <= max(indices) < stop
 
 
+@unhurried
 @given(videos, st.lists(st.floats(0, 10), min_size=2, max_size=6, unique=True))
 def test_pieces_that_touch_share_no_frame(info: VideoInfo, cuts: list[float]) -> None:
     cuts = [cut for cut in sorted(cuts) if int(cut * info.fps + 0.5) < info.num_frames]
@@ -224,6 +229,7 @@ def test_pieces_that_touch_share_no_frame(info: VideoInfo, cuts: list[float]) ->
         assert stop == first or (cut - start) * info.fps < 1  # a piece is at least one frame
 
 
+@unhurried
 @given(st.integers(1, 500), st.integers(1, 12), st.integers(1, 9), st.floats(0.2, 5), st.integers(2, 30))
 def test_the_clips_of_a_test_reach_from_end_to_end(
     length: int, num_frames: int, stride: int, rate: float, num_clips: int
@@ -239,6 +245,7 @@ def test_the_clips_of_a_test_reach_from_end_to_end(
         assert max(gaps) - min(gaps) <= 1
 
 
+@unhurried
 @given(st.integers(1, 300), st.integers(1, 40), places, seeds)
 def test_one_per_part(num_places: int, num_parts: int, position: float | None, seed: int) -> None:
     rng = random.Random(seed) if position is None else None
@@ -250,6 +257,7 @@ def test_one_per_part(num_places: int, num_parts: int, position: float | None, s
         assert len(set(picks)) == num_parts
 
 
+@unhurried
 @given(st.integers(1, 30), st.integers(1, 7))
 def test_every_place_can_be_drawn(num_places: int, num_parts: int) -> None:
     rng = random.Random(0)
@@ -257,6 +265,7 @@ def test_every_place_can_be_drawn(num_places: int, num_parts: int) -> None:
     assert drawn == set(range(num_places)) or num_places < num_parts
 
 
+@unhurried
 @given(st.integers(1, 300), st.integers(1, 60), st.integers(1, 60))
 def test_a_sliding_window_leaves_nothing_out(length: int, span: int, step: int) -> None:
     positions = dense_positions(length, span, step=step)
@@ -265,6 +274,7 @@ def test_a_sliding_window_leaves_nothing_out(length: int, span: int, step: int) 
     assert starts == [*range(0, last, step), last]
 
 
+@unhurried
 @given(st.integers(0, 2**32), st.integers(30, 200))
 def test_modalities_start_at_one_frame(seed: int, num_frames: int) -> None:
     rgb = ClipSpec(num_frames=1, num_segments=3)

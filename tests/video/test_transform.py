@@ -146,6 +146,7 @@ def test_corner_crops_draw_all_sides_and_places() -> None:
 
 
 @given(sizes, st.data())
+@settings(deadline=None)
 def test_boxes_lie_inside_the_frame(size: Size, data: st.DataObject) -> None:
     crop = data.draw(st.integers(1, min(size)))
     rng = random.Random(data.draw(st.integers(0, 999)))

@@ -107,6 +107,8 @@ def train(
         run_dir = out or _free_folder(Path(str(data)))
         base = _defaults(data, run_dir, init, seed)
     settings = _with_flags(base, given)
+    if given and _first_process():
+        say("as asked: " + ", ".join(f"{'.'.join(place)} {value}" for place, value in given.items()))
     result = fit(settings, run_dir, resume=resume is not None)
     if _first_process():
         if json:

@@ -4,6 +4,7 @@ import difflib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -53,7 +54,7 @@ class Broken:
 
     Attributes:
         path: the file.
-        reason: what went wrong, in one line.
+        reason: what went wrong, in one line, without the file's name in front.
         index: position in the list of samples.
     """
 
@@ -112,7 +113,7 @@ class ViewDataset(Dataset[Item | Broken]):
         try:
             inputs = self._load(draw)
         except (VideoError, OSError) as error:
-            return Broken(str(path), " ".join(str(error).split()), draw.sample)
+            return Broken(str(path), reason_of(error, path), draw.sample)
         return Item(inputs, self._target(draw.sample), draw.sample)
 
     @property
@@ -152,6 +153,15 @@ class ViewDataset(Dataset[Item | Broken]):
         return target
 
 
+def reason_of(error: Exception, path: Path) -> str:
+    """What is wrong with a file, in one line, without its name in front.
+
+    >>> reason_of(VideoError("a.mp4: 3 of 64 frames decode"), Path("a.mp4"))
+    '3 of 64 frames decode'
+    """
+    return " ".join(str(error).split()).removeprefix(str(path)).lstrip(": ")
+
+
 def class_indices(
     samples: Sequence[Sample], labels: Sequence[str], *, multi_label: bool = False
 ) -> tuple[tuple[int, ...], ...]:
@@ -160,7 +170,6 @@ def class_indices(
     Raises:
         DataError: an unknown label, or other than one label where `multi_label` is not set.
 
-    >>> from pathlib import Path
     >>> class_indices([Sample(path=Path("a.mp4"), labels=("wave",))], ["clap", "wave"])
     ((1,),)
     """

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from muybridge.config import ClipSpec
 from muybridge.data.annotations import label_names, listed
+from muybridge.data.dataset import reason_of
 from muybridge.data.splits import PARTS, Splits
 from muybridge.errors import VideoError, VideoTooShortError
 from muybridge.types import Sample, Size, VideoInfo
@@ -161,7 +162,7 @@ def check(
             contents.setdefault(_sha256(path), []).append(path)
             infos[path] = _examine(path, decode=decode)
         except (VideoError, OSError) as error:
-            broken.append(Problem(str(path), " ".join(str(error).split())))
+            broken.append(Problem(str(path), reason_of(error, path)))
         if on_progress is not None:
             on_progress(done, len(files), path)
     copies = {content: paths for content, paths in contents.items() if len(paths) > 1}
@@ -258,7 +259,7 @@ def _too_short(
         try:
             first, stop = frame_range(info, sample.start_seconds, sample.end_seconds)
         except VideoTooShortError as error:
-            problems.append(Problem(sample.key, str(error)))
+            problems.append(Problem(sample.key, reason_of(error, sample.path)))
             continue
         if stop - first < needed:
             problems.append(Problem(sample.key, f"{stop - first} frames, a clip needs {needed}"))

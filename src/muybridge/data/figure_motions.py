@@ -134,7 +134,7 @@ def _jump(phase: Array, style: Style) -> Pose:
         left_leg=leg,
         right_leg=leg,
         torso_forward=32 * crouch,
-        lift=0.17 * style.amplitude * 4 * flight * (1 - flight),
+        lift=0.14 * style.amplitude * 4 * flight * (1 - flight),
     )
 
 
@@ -208,7 +208,7 @@ def _side_step(phase: Array, style: Style) -> Pose:
     open_air, close_air = (np.maximum(0, sign * np.sin(2 * np.pi * phase)) for sign in (1, -1))
 
     def leg(air: Array) -> Limb:
-        return Limb(spread, 34 * air, spread, -30 * air)
+        return Limb(spread, 46 * air, spread, -44 * air)
 
     arm = Limb(16 + 0.9 * spread, 4.0, 8 + 0.7 * spread, 10 + style.slack)
     return Pose(arm, arm, leg(open_air), leg(close_air))
@@ -218,10 +218,10 @@ def _side_step(phase: Array, style: Style) -> Pose:
 # and differ in the direction of time alone.
 MOTIONS: dict[str, Motion] = {
     "arm_circle_clockwise": Motion(
-        pose=_arm_circle, cycles_per_second=0.9, view_degrees=(0, 38), is_chiral=True, is_backwards=True
+        pose=_arm_circle, cycles_per_second=0.55, view_degrees=(0, 38), is_chiral=True, is_backwards=True
     ),
     "arm_circle_counter_clockwise": Motion(
-        pose=_arm_circle, cycles_per_second=0.9, view_degrees=(0, 38), is_chiral=True
+        pose=_arm_circle, cycles_per_second=0.55, view_degrees=(0, 38), is_chiral=True
     ),
     "bend": Motion(pose=_bend, cycles_per_second=0.65, view_degrees=(35, 100)),
     "box": Motion(pose=_box, cycles_per_second=1.3, view_degrees=(25, 95)),

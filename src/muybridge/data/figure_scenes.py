@@ -10,7 +10,9 @@ from muybridge.data.figure_drawing import Color, hsv, scaled
 Rng = np.random.Generator
 
 STRIP_HEIGHTS = 4  # length of the strip in heights of the picture
-HORIZON = 0.77  # where the wall meets the floor, in heights of the picture
+HAZE = (226, 226, 222)  # mixed into places, as air is: the figures stand out against them
+HAZE_PART = 0.45
+HORIZON = 0.8  # where the wall meets the floor, in heights of the picture
 
 
 def random_scene(rng: Rng, kind: int, height_px: int) -> Image.Image:
@@ -18,7 +20,7 @@ def random_scene(rng: Rng, kind: int, height_px: int) -> Image.Image:
     strip = Image.new("RGB", (STRIP_HEIGHTS * height_px, height_px))
     canvas = ImageDraw.Draw(strip)
     SCENES[kind % len(SCENES)](canvas, rng, height_px)
-    return strip
+    return Image.blend(strip, Image.new("RGB", strip.size, HAZE), HAZE_PART)
 
 
 def _studio(canvas: ImageDraw.ImageDraw, rng: Rng, h: int) -> None:
@@ -27,16 +29,21 @@ def _studio(canvas: ImageDraw.ImageDraw, rng: Rng, h: int) -> None:
     _fill(canvas, h, wall, scaled(wall, 0.86))
     for i in range(8):
         x, y = int((i + rng.uniform(0.1, 0.6)) * h / 2), int(h * rng.uniform(0.83, 0.95))
-        canvas.line([x, y, x + h // 9, y], fill=scaled(wall, 0.66), width=max(1, h // 90))
+        canvas.line([x, y, x + h // 7, y], fill=scaled(wall, 0.35), width=max(1, h // 50))
 
 
 def _gradient(canvas: ImageDraw.ImageDraw, rng: Rng, h: int) -> None:
-    """A wall that darkens towards the top, and a planked floor."""
+    """A wall that darkens towards the top, with pillars, and a planked floor."""
     wall = _wall_color(rng)
     floor = hsv(rng.uniform(0.05, 0.12), rng.uniform(0.25, 0.5), rng.uniform(0.5, 0.75))
     _shade(canvas, h, 0, int(HORIZON * h), scaled(wall, 0.62), wall)
+    for i in range(2 * STRIP_HEIGHTS):
+        x = int((i + rng.uniform(0.0, 0.5)) * h / 2)
+        canvas.rectangle(
+            [x, 0, x + int(rng.uniform(0.02, 0.06) * h), int(HORIZON * h)], fill=scaled(wall, 0.7)
+        )
     _shade(canvas, h, int(HORIZON * h), h, scaled(floor, 0.8), scaled(floor, 1.1))
-    _planks(canvas, h, scaled(floor, 0.65))
+    _planks(canvas, h, scaled(floor, 0.5))
 
 
 def _bricks(canvas: ImageDraw.ImageDraw, rng: Rng, h: int) -> None:
@@ -54,7 +61,7 @@ def _bricks(canvas: ImageDraw.ImageDraw, rng: Rng, h: int) -> None:
             left, shade = (j - 0.5 * (i % 2)) * column, 0.9 + 0.2 * ((7 * i + 13 * (j % num_columns)) % 5) / 5
             box = [int(left) + gap, int(i * row) + gap, int(left + column) - gap, int((i + 1) * row) - gap]
             canvas.rectangle(box, fill=scaled(brick, shade))
-    _planks(canvas, h, scaled(pavement, 0.72))
+    _planks(canvas, h, scaled(pavement, 0.5))
 
 
 def _wallpaper(canvas: ImageDraw.ImageDraw, rng: Rng, h: int) -> None:
@@ -70,7 +77,7 @@ def _wallpaper(canvas: ImageDraw.ImageDraw, rng: Rng, h: int) -> None:
     for i in range(STRIP_HEIGHTS):
         _picture(canvas, rng, h, (i + rng.uniform(0.1, 0.5)) * h)
         x = int((i + rng.uniform(0.2, 0.8)) * h)
-        canvas.ellipse([x, int(0.86 * h), x + h // 5, int(0.91 * h)], fill=scaled(carpet, 1.3))
+        canvas.ellipse([x, int(0.86 * h), x + h // 5, int(0.91 * h)], fill=scaled(carpet, 1.7))
     canvas.rectangle(
         [0, int((HORIZON - 0.03) * h), STRIP_HEIGHTS * h, int(HORIZON * h)], fill=scaled(wall, 1.2)
     )
@@ -81,7 +88,7 @@ def _room(canvas: ImageDraw.ImageDraw, rng: Rng, h: int) -> None:
     wall = _wall_color(rng)
     floor = hsv(rng.uniform(0.04, 0.12), rng.uniform(0.3, 0.6), rng.uniform(0.4, 0.7))
     _fill(canvas, h, wall, floor)
-    _planks(canvas, h, scaled(floor, 0.75))
+    _planks(canvas, h, scaled(floor, 0.5))
     canvas.rectangle(
         [0, int((HORIZON - 0.025) * h), STRIP_HEIGHTS * h, int(HORIZON * h)], fill=scaled(wall, 0.7)
     )
@@ -136,7 +143,7 @@ def _shade(canvas: ImageDraw.ImageDraw, h: int, top: int, bottom: int, first: Co
 def _planks(canvas: ImageDraw.ImageDraw, h: int, color: Color) -> None:
     for i in range(-2, 4 * STRIP_HEIGHTS + 1):
         x = i * h // 4
-        canvas.line([x + h // 8, int(HORIZON * h), x, h], fill=color, width=max(1, h // 100))
+        canvas.line([x + h // 8, int(HORIZON * h), x, h], fill=color, width=max(1, h // 80))
 
 
 def _picture(canvas: ImageDraw.ImageDraw, rng: Rng, h: int, x: float) -> None:

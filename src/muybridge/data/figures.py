@@ -276,13 +276,13 @@ def _camera(
     """A camera in somebody's hand, and how far it sways, in pixels a frame."""
     width_px = height_px * 4 / 3
     turn = rng.uniform(*view_degrees) * rng.choice([-1, 1])
-    sway = 0.012 * height_px * np.sin(2 * np.pi * (rng.uniform(0.2, 0.6) * seconds + rng.uniform()))
+    sway = 0.006 * height_px * np.sin(2 * np.pi * (rng.uniform(0.2, 0.6) * seconds + rng.uniform()))
     camera = Camera(
         turn_degrees=turn,
         tilt_degrees=rng.uniform(0, 12),
-        height_px=height_px * rng.uniform(0.56, 0.66),
-        floor_px=height_px * rng.uniform(0.88, 0.93),
-        center_px=width_px * rng.uniform(0.42, 0.58) + sway,
+        height_px=height_px * rng.uniform(0.65, 0.74),
+        floor_px=height_px * rng.uniform(0.92, 0.96),
+        center_px=width_px * rng.uniform(0.44, 0.56) + sway,
     )
     return camera, sway
 

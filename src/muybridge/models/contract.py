@@ -177,16 +177,16 @@ def check_clip(x: Tensor, *, channels: int, who: str) -> None:
         ConfigError: `x` is not [B, channels, T, H, W].
 
     >>> import torch
-    >>> check_clip(torch.zeros(1, 16, 3, 112, 112), channels=3, who="r3d_18")
+    >>> check_clip(torch.zeros(1, 16, 3, 112, 112), channels=3, who="r3d_18")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    muybridge.errors.ConfigError: r3d_18 takes [B, 3, T, H, W], got [1, 16, 3, 112, 112]: time is before channels
+    muybridge.errors.ConfigError: r3d_18 takes [B, 3, T, H, W], got [1, 16, 3, 112, 112]: is time before ...
     """
     if x.ndim == 5 and x.shape[1] == channels:
         return
     hint = ""
     if x.ndim == 5 and x.shape[2] == channels:
-        hint = ": time is before channels"
+        hint = ": is time before the channels?"
     elif x.ndim == 4:
         hint = ": one clip needs a batch axis, clip[None]"
     raise ConfigError(f"{who} takes [B, {channels}, T, H, W], got {list(x.shape)}{hint}")

@@ -21,7 +21,8 @@ from muybridge.data.views import load_view, video_info
 from muybridge.errors import VideoError
 from muybridge.protocol import Protocol, plan_views
 from muybridge.types import Sample, Size, UInt8Array, View
-from muybridge.video.decode import Source, VideoReader
+from muybridge.video.decode import VideoReader
+from muybridge.video.source import Source, source_name
 
 __all__ = ["Inputs", "Job", "load_clips"]
 
@@ -40,7 +41,7 @@ class Job:
         cache: FrameCache | None,
     ) -> None:
         self.index = index
-        self.sample = video if isinstance(video, Sample) else Sample(path=Path(_source_name(video)))
+        self.sample = video if isinstance(video, Sample) else Sample(path=Path(source_name(video)))
         self.source: Source = video.path if isinstance(video, Sample) else video
         self.protocol = protocol
         self.specs = specs
@@ -151,12 +152,3 @@ class _RememberingReader(VideoReader):
             self._frames.flags.writeable = False
             self._asked = asked
         return self._frames
-
-
-def _source_name(source: Source) -> str:
-    """Its path; or what stands for one, as in `VideoInfo.path`."""
-    if isinstance(source, str | Path):
-        return str(source)
-    if isinstance(source, np.ndarray):
-        return "<arrays>"
-    return "<bytes>" if isinstance(source, bytes) else "<file object>"

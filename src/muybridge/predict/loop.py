@@ -20,7 +20,7 @@ from muybridge.models.contract import VideoModel
 from muybridge.predict.loading import Inputs, Job, load_clips
 from muybridge.protocol import Protocol, aggregate, get_protocol
 from muybridge.types import Sample, View
-from muybridge.video.decode import Source
+from muybridge.video.source import Source
 
 __all__ = ["VideoScores", "run_views", "specs_of"]
 

@@ -13,7 +13,7 @@ from muybridge.models.contract import VideoModel
 from muybridge.predict.loop import VideoScores, run_views
 from muybridge.protocol import Protocol
 from muybridge.types import Prediction, Sample
-from muybridge.video.decode import Source
+from muybridge.video.source import Source
 from muybridge.weights.store import Card, load
 
 __all__ = ["card_of", "recognize", "recognize_each", "to_prediction"]
@@ -49,7 +49,7 @@ def recognize_each(
 
 
 @overload
-def recognize(
+def recognize(  # type: ignore[overload-overlap]  # str and bytes are sequences too, but one source
     sources: Sample | Source,
     model: VideoModel | Path | str,
     *,
@@ -113,7 +113,7 @@ def recognize(
     many = isinstance(sources, list | tuple)
     found = list(
         recognize_each(
-            sources if isinstance(sources, list | tuple) else [sources],
+            cast(Sequence[Sample | Source], sources) if many else [cast(Source, sources)],
             model,
             protocol=protocol,
             top=top,

@@ -54,16 +54,17 @@ def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) ->
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, or AdamW, in one fused kernel; the rate is set before each step.
+    """SGD with Nesterov momentum, or AdamW; the rate is set before each step.
 
-    Parameters that never train are left out: all others belong, also while `set_trainable` rests them (an
-    optimiser passes over a parameter that has no gradient).
+    Parameters that never train are left out. All others belong, also while `set_trainable` rests them: an
+    optimiser passes over a parameter that has no gradient. (torch's fused SGD does not take one that joins
+    later, so SGD is not fused.)
     """
     groups = parameter_groups((one for one in model.parameters() if one.requires_grad), config.weight_decay)
     if config.kind == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True)
     nesterov = config.momentum > 0
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=True)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, foreach=True)
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

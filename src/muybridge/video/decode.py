@@ -153,18 +153,13 @@ class VideoReader:
         height, width = size or self.info.size
         if height < 1 or width < 1:
             raise VideoError(
-                f"{self.info.path}: a size of {width}x{height} was asked for; both must be above 0"
+                f"{self.info.path}: the size {width}x{height} was asked for; both must be above 0"
             )
         out = np.empty((len(wanted), height, width, 3), dtype=np.uint8)
-        if not len(wanted):
-            return out
         try:
             self._fill(out, wanted, resize_filter)
         except MisreadError:
             self._finder.recount()
-            decodable = int(np.count_nonzero(wanted < len(self._finder.index)))
-            if decodable < len(wanted):
-                raise self._decode_error(decodable, len(wanted)) from None
             self._fill(out, wanted, resize_filter)
         return out
 
@@ -190,8 +185,13 @@ class VideoReader:
         return wanted
 
     def _fill(self, out: UInt8Array, wanted: Int64Array, resize_filter: ResizeFilter) -> None:
-        order = np.argsort(wanted, kind="stable")
+        decodable = int(np.count_nonzero(wanted < len(self._finder.index)))
+        if decodable < len(wanted):
+            raise self._decode_error(decodable, len(wanted))
+        if not len(wanted):
+            return
         self._finder.prepare(np.unique(wanted))
+        order = np.argsort(wanted, kind="stable")
         before = -1  # the slot of `out` that was written last
         for slot in order.tolist():
             if before >= 0 and wanted[slot] == wanted[before]:
@@ -379,11 +379,13 @@ class _FileDecoder:
         context = self._stream.codec_context
         time_base = self._stream.time_base
         assert time_base is not None  # FFmpeg always sets it
+        container = self._container.format.name
+        stated = self._stream.average_rate or self._stream.guessed_rate
         return StreamFacts(
-            container=self._container.format.name,
+            container=container,
             codec=context.codec.canonical_name,
             time_base=time_base,
-            rate=self._stream.average_rate or self._stream.guessed_rate,
+            rate=1 / time_base if container == "avi" else stated,  # a tick of AVI is a frame
             is_interlaced=context.field_order > 1,  # 0 is unknown, 1 progressive
             reorder_frames=int(context.has_b_frames),
         )

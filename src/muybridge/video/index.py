@@ -37,6 +37,11 @@ ONE_TO_ONE = frozenset(
         "prores",
     }
 )
+# Containers in which each packet says when its frame is shown. In others FFmpeg infers some of it; after a
+# seek it may do so otherwise, and then a timestamp names another frame. AVI stores no more than the order of
+# decoding, which will do where that is the order of display. "" are arrays.
+EXACT_TIMES = ("mov", "matroska", "flv", "nut", "gif", "ivf", "")
+REORDERING = ("h264", "hevc", "vvc")  # codecs that may, whatever the header says
 # An MPEG-4 packet this small holds no picture: "as before" in files that have packed B-frames.
 EMPTY_MPEG4_BYTES = 10
 # What a seek costs, in decoded frames: the decoder starts anew, and what it held is lost. Seeking 1, 2, 4, 8
@@ -122,6 +127,10 @@ class FrameIndex:
         >>> index.pts.tolist(), index.keys.tolist(), index.seconds([3]).tolist()
         ([0, 1, 2, 3], [0, 3], [0.12])
         """
+        may_reorder = facts.reorder_frames > 0 or facts.codec in REORDERING
+        in_order = facts.container == "avi" and not may_reorder
+        if not in_order and facts.container.split(",")[0] not in EXACT_TIMES:
+            return None
         shown = [packet for packet in packets if not (packet.is_discard or packet.is_hidden)]
         pts = np.array(sorted(p.pts for p in shown if p.pts is not None), dtype=np.int64)
         if not len(pts) or len(pts) < len(shown) or not _rising(pts) or any(p.is_corrupt for p in packets):
@@ -130,14 +139,17 @@ class FrameIndex:
         if not first.is_key or (first.pts is not None and pts[0] < first.pts):
             return None  # an open start: what comes before the first key frame may or may not be shown
         last = max(shown, key=lambda packet: packet.pts or 0)
-        keys = [p for p in packets if p.is_key and p.pts is not None and p.dts is not None]
-        keys = sorted(keys, key=lambda packet: packet.pts or 0)
         # Matroska's table of seeks is in order of display, all others' in order of decoding.
         by_pts = facts.container.startswith("matroska")
-        starts = np.searchsorted(pts, [p.pts for p in keys if p.pts is not None])
+        keys = sorted(
+            (p.pts, p.pts if by_pts else p.dts)
+            for p in packets
+            if p.is_key and p.pts is not None and (by_pts or p.dts is not None)
+        )
+        times, seeks = np.array(keys, dtype=np.int64).reshape(-1, 2).T
+        starts = np.searchsorted(pts, times).astype(np.int64)
         inside = starts < len(pts)
-        seeks = np.array([(p.pts if by_pts else p.dts) for p in keys], dtype=np.int64)
-        return cls._timed(pts, last.duration, facts, starts[inside].astype(np.int64), seeks[inside])
+        return cls._timed(pts, last.duration, facts, starts[inside], seeks[inside])
 
     @classmethod
     def from_counting(cls, pts: Sequence[int | None], last_duration: int, facts: StreamFacts) -> Self:
@@ -287,9 +299,7 @@ def is_one_to_one(packets: Sequence[Packet], facts: StreamFacts) -> bool:
     if facts.is_interlaced:
         return False
     if facts.codec == "mpeg4":
-        # AVI knows no order but that of decoding: B-frames come packed, or with the timestamps of others.
-        in_order = facts.container != "avi" or facts.reorder_frames == 0
-        return in_order and min(p.num_bytes for p in packets) > EMPTY_MPEG4_BYTES
+        return min(packet.num_bytes for packet in packets) > EMPTY_MPEG4_BYTES
     return facts.codec in ONE_TO_ONE
 
 

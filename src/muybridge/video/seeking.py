@@ -108,9 +108,9 @@ class FrameFinder(Generic[F]):
 
     def prepare(self, wanted: Int64Array) -> None:
         """Plans the reading of these frames (rising): how many threads, and what need not be decoded."""
-        if self.index.timed and self._facts.codec in CAN_LEAVE_OUT:
-            self._wanted_pts = frozenset(self.index.pts[wanted].tolist())
-            self._last_wanted_pts = max(self._wanted_pts)
+        can_leave_out = self.index.can_seek and self._facts.codec in CAN_LEAVE_OUT
+        self._wanted_pts = frozenset(self.index.pts[wanted].tolist()) if can_leave_out else ()
+        self._last_wanted_pts = max(self._wanted_pts, default=NO_PTS)
         if self._is_ahead(int(wanted[0])):
             return  # goes on from the read before: another number of threads would start anew
         # Without keys the index is what one thread has found; more might patch damage in another way.

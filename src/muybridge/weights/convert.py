@@ -43,6 +43,7 @@ class LoadReport:
         random: names in the network that kept their random values.
         unused: names in the file that found no place.
         format: whose names the file has.
+        differs: arguments that change what the network computes and that no tensor shows.
     """
 
     loaded: tuple[str, ...] = ()
@@ -50,6 +51,7 @@ class LoadReport:
     random: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     format: str = "muybridge"
+    differs: tuple[str, ...] = ()
 
     def rows(self) -> list[tuple[str, int, str]]:
         """For a table: what happened, how many tensors, and the parts of the network they lie in."""
@@ -57,8 +59,8 @@ class LoadReport:
         return [(part, len(names), _stems(names)) for part in parts if (names := getattr(self, part))]
 
     def __str__(self) -> str:
-        parts = "; ".join(f"{count} tensors {what} ({where})" for what, count, where in self.rows())
-        return f"{self.format} weights: {parts}"
+        parts = [f"{count} tensors {what} ({where})" for what, count, where in self.rows()]
+        return f"{self.format} weights: {'; '.join([*parts, *self.differs])}"
 
 
 @dataclass(frozen=True)

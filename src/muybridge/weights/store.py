@@ -6,6 +6,7 @@ A file of someone else's goes through `build(name, weights=FILE)`.
 import json
 import pickle
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from muybridge.errors import ConfigError, MuybridgeError, WeightsError
 from muybridge.files import atomic_path
 from muybridge.models import registry
 from muybridge.models.contract import Card, VideoModel
-from muybridge.weights.convert import LoadReport, StateDict, convert, listed, mismatches
+from muybridge.weights.convert import Converted, LoadReport, StateDict, convert, listed, mismatches
 
 __all__ = ["Card", "LoadReport", "build", "init_trunk", "load", "read_card", "save"]
 
 BEST = "model.safetensors"  # the file of a run folder that `load` takes
 CARD = "muybridge"  # the key of the card in a file's metadata
+IN_TENSORS = {"num_classes", "width"}  # arguments that the shapes of a file show
 
 
 def save(
@@ -108,20 +110,13 @@ def read_card(path: Path | str) -> Card:
         WeightsError: no such file, not safetensors, or without a card.
     """
     path = checkpoint_file(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise _not_safetensors(path, error) from None
-    if CARD not in metadata:
+    card = _find_card(path)
+    if card is None:
         raise WeightsError(
             f"{path} has no card of muybridge, so it is someone else's: "
             "use muybridge.build(NAME, weights=FILE), which converts it"
         )
-    try:
-        return Card.from_dict(json.loads(metadata[CARD]), where=f"the card of {path}")
-    except (ConfigError, json.JSONDecodeError) as error:
-        raise WeightsError(f"{path}: its card cannot be read: {error}") from error
+    return card
 
 
 def build(
@@ -149,15 +144,18 @@ def build(
     """
     if weights is None:
         return registry.build(name, num_classes=num_classes, width=width, **arguments)
-    path = Path(weights)
-    found = convert(read_tensors(path))
-    model = registry.build(name, num_classes=num_classes, width=width, **{**found.arguments, **arguments})
+    path = checkpoint_file(weights)
+    found, card = _read_any(path)
+    if card is not None and card.model != name:
+        card = None  # its arguments are another network's; the tensors will tell whether it fits
+    own = {} if card is None else {key: card.arguments[key] for key in set(card.arguments) - IN_TENSORS}
+    arguments = {**found.arguments, **own, **arguments}
+    model = registry.build(name, num_classes=num_classes, width=width, **arguments)
     wrong = mismatches(found.tensors, model)
     if wrong:
         raise WeightsError(_explain(path, model, found.tensors, wrong))
     _fill(model, found.tensors)
-    if found.specs is not None:
-        model.default_specs = found.specs
+    model.default_specs, model.card = found.specs or model.default_specs, card
     return model
 
 
@@ -171,19 +169,21 @@ def init_trunk(model: VideoModel, path: Path | str) -> LoadReport:
     Raises:
         WeightsError: the trunk of the file is not this network's, with the tensors that differ.
     """
-    file = checkpoint_file(path)
-    found = convert(read_tensors(file))
+    path = checkpoint_file(path)
+    found, card = _read_any(path)
     wrong = mismatches(found.tensors, model, trunk_only=True)
     if wrong:
-        raise WeightsError(_explain(file, model, found.tensors, wrong))
+        raise WeightsError(_explain(path, model, found.tensors, wrong))
     own = model.state_dict()
     trunk = {key: value for key, value in found.tensors.items() if not key.startswith("head.")}
     _fill(model, trunk)
+    theirs = found.arguments if card is None else card.arguments
     return LoadReport(
         loaded=tuple(key for key in own if key in trunk),
         random=tuple(key for key in own if key not in trunk),
         unused=tuple(key for key in found.tensors if key not in trunk),
         format=found.format,
+        differs=_differences(theirs, model.arguments),
     )
 
 
@@ -228,6 +228,18 @@ def checkpoint_file(path: Path | str) -> Path:
     return path
 
 
+def _find_card(path: Path) -> Card | None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(CARD)
+    except (SafetensorError, OSError) as error:
+        raise _not_safetensors(path, error) from None
+    try:
+        return None if text is None else Card.from_dict(json.loads(text), where="its card")
+    except (ConfigError, json.JSONDecodeError) as error:
+        raise WeightsError(f"{path} cannot be used: {error}") from error
+
+
 def _read_safetensors(path: Path) -> StateDict:
     try:
         with safe_open(path, framework="pt") as file:
@@ -241,6 +253,13 @@ def _not_safetensors(path: Path, error: Exception) -> WeightsError:
         f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: {error}. "
         "If it was copied or downloaded, it is probably cut short: get it again."
     )
+
+
+def _read_any(path: Path) -> tuple[Converted, Card | None]:
+    """Tensors by our names, and the card where there is one."""
+    found = convert(read_tensors(path))
+    card = _find_card(path) if path.suffix == ".safetensors" else None
+    return (found if card is None else replace(found, specs=card.specs)), card
 
 
 def _fill(model: VideoModel, tensors: Mapping[str, Tensor]) -> None:
@@ -257,12 +276,32 @@ def _check_card(card: Card, *, num_classes: int, modalities: Sequence[str], wher
         raise WeightsError(f"{where}: {len(card.specs)} specs for the modalities {', '.join(modalities)}")
 
 
+def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[str, ...]:
+    """Arguments that change what a network computes and no tensor's shape, such as `bn_eps`."""
+    keys = [key for key in theirs if key in ours and key not in IN_TENSORS | {"num_frames"}]
+    return tuple(
+        f"{key} is {ours[key]!r} here and {theirs[key]!r} there" for key in keys if ours[key] != theirs[key]
+    )
+
+
 def _explain(path: Path, model: VideoModel, tensors: Mapping[str, Tensor], wrong: list[str]) -> str:
-    """The likeliest mistake first, then the list."""
+    """Why a file does not fit: the likeliest mistake first, then the tensors."""
     weight = tensors.get("head.fc.weight")
-    if weight is not None and len(weight) != model.num_classes and all("head.fc." in line for line in wrong):
+    if weight is not None and all("head.fc." in line for line in wrong):
         return (
             f"{path} has {len(weight)} classes, the network {model.num_classes}: build it with "
             f"num_classes={len(weight)}, or take the trunk alone (muybridge train --init)"
         )
-    return f"{path} does not fit {model.name}: {listed(wrong)}"
+    fitting = _fitting_names(tensors, width=model.arguments.get("width", 1.0))
+    hint = f"it fits {' and '.join(fitting)}; here" if fitting else "and no other network at this width:"
+    return f"{path} does not fit {model.name}, {hint} {listed(wrong)}"
+
+
+def _fitting_names(tensors: Mapping[str, Tensor], *, width: float) -> list[str]:
+    """The networks of the registry whose trunk has just these tensors; none of them is given memory."""
+    with torch.device("meta"):
+        return [
+            name
+            for name in registry.MODELS
+            if not mismatches(tensors, registry.build(name, width=width), trunk_only=True)
+        ]

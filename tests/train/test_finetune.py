@@ -1,0 +1,202 @@
+"""From a checkpoint to other classes: what is taken, what is new, what rests; defaults for a folder."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_runs import NETWORK, log_lines, tiny_config, weights
+
+from muybridge.config import ClipSpec, ModelConfig, OptimConfig
+from muybridge.data.annotations import read_samples
+from muybridge.errors import ConfigError, DataError, TrainingError, WeightsError
+from muybridge.models.registry import build
+from muybridge.train.defaults import default_config, mirrored_names
+from muybridge.train.recipes import read_recipe, recipe_names
+from muybridge.train.run import train
+from muybridge.weights.store import save
+
+SPEC = ClipSpec(num_frames=4, frame_stride=2, resize=32, crop=24)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network for seven other classes, with a spec and a BatchNorm eps of its own."""
+    path = tmp_path_factory.mktemp("init") / "seven.safetensors"
+    torch.manual_seed(7)
+    model = build(NETWORK.name, num_classes=7, width=NETWORK.width, bn_eps=1e-3)
+    save(path, model, labels=[f"class {i}" for i in range(7)], specs=(SPEC,))
+    return path
+
+
+def is_head(name: str) -> bool:
+    return name.startswith("head.")
+
+
+def test_the_trunk_is_taken_and_the_head_is_new(
+    figures_dir: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    still = OptimConfig(lr=1e-12, weight_decay=0, schedule="constant")
+    config = tiny_config(figures_dir, init=str(checkpoint), clip=None, epochs=1, optim=still)
+    result = train(config, tmp_path / "run")
+    before, after = load_file(checkpoint), weights(result.run_dir)
+    for name in after:
+        if not is_head(name) and "running" not in name and "num_batches" not in name:
+            torch.testing.assert_close(after[name], before[name])
+    assert after["head.fc.weight"].shape == (3, before["head.fc.weight"].shape[1])
+    written = type(config).from_yaml(result.run_dir / "config.yaml")
+    assert written.clip == (SPEC,)  # the clips are those that the trunk knows
+    printed = capsys.readouterr().err.splitlines()
+    assert any(line.split()[0] == "loaded" and "stem" in line for line in printed)
+    assert any(line.split()[0] == "random" and "head" in line for line in printed)
+
+
+def test_what_a_network_needs_beside_its_weights_comes_with_them(
+    figures_dir: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    from muybridge.weights.store import load
+
+    result = train(tiny_config(figures_dir, init=str(checkpoint), epochs=1), tmp_path / "run")
+    assert load(result.run_dir).stem.bn.eps == 1e-3
+
+
+def test_frozen_parts_keep_their_bits(figures_dir: Path, checkpoint: Path, tmp_path: Path) -> None:
+    config = tiny_config(
+        figures_dir,
+        init=str(checkpoint),
+        freeze=("stem", "stages.0"),
+        optim=OptimConfig(lr=0.1, ema_decay=0.5),
+    )
+    train(config, tmp_path / "run")
+    before, after = load_file(checkpoint), weights(tmp_path / "run")
+    frozen = {name for name in after if name.startswith(("stem.", "stages.0."))}
+    assert any("running_mean" in name for name in frozen)
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
+    trunk = {name for name in after if not is_head(name)} - frozen
+    assert not any(torch.equal(before[name], after[name]) for name in trunk)
+
+
+def test_the_head_trains_first(figures_dir: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """Its epoch alone leaves the trunk's bits; the epoch after it, in the same run, moves them."""
+    before = load_file(checkpoint)
+    first_epoch: dict[str, torch.Tensor] = {}
+
+    def keep_the_first_epoch(record: object) -> None:
+        if getattr(record, "kind", "") == "epoch" and not first_epoch:
+            first_epoch.update(weights(tmp_path / "run"))
+
+    config = tiny_config(figures_dir, init=str(checkpoint), head_epochs=1, epochs=2)
+    train(config, tmp_path / "run", on_event=keep_the_first_epoch)
+    after = weights(tmp_path / "run")
+    trunk = [name for name in before if not is_head(name)]
+    assert all(torch.equal(before[name], first_epoch[name]) for name in trunk)
+    assert not any(torch.equal(before[name], after[name]) for name in trunk)
+    assert float(first_epoch["head.fc.bias"].abs().sum()) > 0  # it starts at zero
+
+
+def test_a_trunk_of_another_width_is_refused(figures_dir: Path, checkpoint: Path, tmp_path: Path) -> None:
+    config = tiny_config(figures_dir, init=str(checkpoint), model=ModelConfig(name=NETWORK.name, width=1 / 8))
+    with pytest.raises(WeightsError, match="does not fit r2plus1d_10"):
+        train(config, tmp_path / "run")
+
+
+def test_a_foreign_file_gives_its_trunk(
+    figures_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torchvision's network with random weights: a file like those of its pretrained ones."""
+    video = pytest.importorskip("torchvision.models.video")
+    state = video.mc3_18(num_classes=400).state_dict()
+    save_file(state, tmp_path / "mc3.safetensors")
+    config = tiny_config(
+        figures_dir,
+        init=str(tmp_path / "mc3.safetensors"),
+        model=ModelConfig(name="mc3_18"),
+        freeze=("stem", "stages"),
+        epochs=1,
+        batch_size=12,
+    )
+    train(config, tmp_path / "run")
+    after = weights(tmp_path / "run")
+    assert torch.equal(after["stem.conv.weight"], state["stem.0.weight"])
+    assert "weights of torchvision" in capsys.readouterr().err
+
+
+def test_defaults_work_for_a_folder_and_say_why(figures_dir: Path, tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    names = {"walk": "stepLeft", "box": "box", "clap": "clap"}
+    samples = read_samples(tiny_config(figures_dir).data)
+    rows = [f"{sample.path},{names[sample.label]},{sample.group}\n" for sample in samples]
+    more = [row.replace("person", "copy") for row in rows]  # the same files again, as other people
+    for row in more:
+        path = Path(row.split(",")[0])
+        if not path.exists():
+            path.symlink_to(str(path).replace("copy", "person"))
+    table.write_text("path,label,group\n" + "".join(rows + more))
+    config, said = default_config(table, run_dir=tmp_path / "run")
+    text = "\n".join(said)
+    assert "not mirrored: that would change the class of stepLeft" in text
+    assert not config.augment.flip
+    assert "a fifth of the 8 groups is held out" in text
+    assert config.data.val_fraction == 0.2
+    assert config.data.cache == str(tmp_path / "run" / "cache")
+    assert config.clip is not None
+    assert config.clip[0].frame_stride is None
+    assert (config.model.name, config.model.width) == ("r2plus1d_10", 0.25)
+    result = train(config.model_copy(update={"epochs": 1}), tmp_path / "run")
+    assert result.num_val == 6
+    assert (tmp_path / "run" / "cache").is_dir()
+
+
+def test_defaults_for_fine_tuning_take_the_network_of_the_checkpoint(
+    figures_dir: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    config, said = default_config(figures_dir / "labels.csv", init=checkpoint)
+    assert (config.model.name, config.model.width) == (NETWORK.name, NETWORK.width)
+    assert config.clip == (SPEC,)
+    assert config.head_epochs > 0
+    assert any("only the new head trains" in sentence for sentence in said)
+    result = train(config.model_copy(update={"epochs": 2, "head_epochs": 1}), tmp_path / "run")
+    assert len(log_lines(result.run_dir, "epoch")) == 2
+
+
+def test_defaults_need_a_video_that_can_be_read(tmp_path: Path) -> None:
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "1.mp4").write_text("no video")
+    with pytest.raises(
+        DataError, match=r"none of the videos that were looked at can be read; one of them: \S*1.mp4"
+    ):
+        default_config(tmp_path)
+
+
+def test_names_that_a_mirror_makes_wrong() -> None:
+    assert mirrored_names(["turn-right", "Left Hook", "spinClockwise", "draw_circle_ccw"]) == (
+        "turn-right",
+        "Left Hook",
+        "spinClockwise",
+        "draw_circle_ccw",
+    )
+    assert mirrored_names(["brighten", "cleft", "jump", "stand_upright"]) == ()
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipes_are_whole_and_their_networks_can_be_built(name: str) -> None:
+    config = read_recipe(name, root="videos")
+    assert config.data.root == "videos"
+    assert config.clip is not None
+    arguments = config.model.arguments
+    model = build(config.model.name, num_classes=10, width=config.model.width, **arguments)
+    assert len(config.clip) == len(model.modalities)
+
+
+def test_a_recipe_that_is_not_there() -> None:
+    with pytest.raises(ConfigError, match="no recipe 'cooking'; there are figures, r2plus1d_kinetics"):
+        read_recipe("cooking")
+    with pytest.raises(ConfigError, match=r"cannot read the configuration mine\.yaml"):
+        read_recipe("mine.yaml")
+
+
+def test_freezing_needs_names_that_exist(figures_dir: Path, checkpoint: Path, tmp_path: Path) -> None:
+    config = tiny_config(figures_dir, init=str(checkpoint), freeze=("stem", "layer2"))
+    with pytest.raises(TrainingError, match="no part 'layer2'"):
+        train(config, tmp_path / "run")
