@@ -1,4 +1,4 @@
-"""Does one process load clips faster than a small training run takes them, and than a plain loader makes them?
+"""Does one process load clips faster than a small training run takes them, and than a plain loader does?
 
     python benchmarks/loader.py                        the embedded figures at 320 x 240
     python benchmarks/loader.py --data FOLDER          clips of one's own, such as utd_mhad_depth
@@ -7,11 +7,11 @@ Cases, in milliseconds a clip (16 frames out of the whole video, short side 80, 
   loader_clips_per_s_decode    our loader, decoding each time; the peer decodes the whole file with OpenCV's
                                VideoCapture, then resizes and cuts in torch, clip after clip in one process
   loader_clips_per_s_cache     our loader on a filled cache; the same peer
-  loader_feeds_training        our loader, decoding each time; the "peer" is one training step of R(2+1)D-10 of
-                               0.9 million parameters: above 1, the training never waits
+  loader_feeds_training        our loader, decoding each time; the "peer" is one training step of R(2+1)D-10
+                               of 0.9 million parameters: above 1, the training need not wait
 
-Both sides load the same views, and their tensors are compared first. Ours runs in the training process with one
-background thread (`num_workers: 0`). The sides take turns; medians.
+Both sides load the same views, and their tensors are compared first. Ours runs in the training process with
+one background thread (`num_workers: 0`). The sides take turns; medians.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""How long is one training step on a CPU, beside torchvision's network in the plain loop of its reference script?
+"""How long is one training step on a CPU, beside torchvision's network in its reference script's plain loop?
 
-    python benchmarks/train_step.py                    four cases, 16 x 112 x 112, batch 4
-    python benchmarks/train_step.py --steps 50         beforehand, 50 steps in bf16 at a smaller size: every gradient
-                                                       finite, its norm within 3 % of float32's
+    python benchmarks/train_step.py                four cases, 16 x 112 x 112, batch 4
+    python benchmarks/train_step.py --steps 50     beforehand, 50 steps in bf16 at a smaller size: every
+                                                   gradient finite, its norm within 3 % of float32's
 
-A step is forward, cross entropy, backward and SGD. The peer is torchvision's network with float32, contiguous
-memory and torch.optim.SGD; ours is what `muybridge train` does. Both start from the same weights and must give the
-same logits before anything is timed. Each side has a process of its own (ours keeps freed memory, which is a
-setting of the process), and the sides take turns. Medians; one JSON line a case.
+A step is forward, cross entropy, backward and SGD. The peer is torchvision's network with float32,
+contiguous memory and torch.optim.SGD; ours is what `muybridge train` does. Both start from the same weights
+and must give the same logits before anything is timed. Each side has a process of its own (ours keeps freed
+memory, which is a setting of the process), and the sides take turns. Medians; one JSON line a case.
 """
 
 import argparse

@@ -4,6 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("muybridge", deadline=None)  # a loaded machine is slow, not wrong
+settings.load_profile("muybridge")
 
 ROOT = Path(__file__).resolve().parent.parent
 

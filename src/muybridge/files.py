@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from muybridge.errors import StorageError
@@ -34,7 +34,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     except OSError as error:
         raise storage_error(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # its folder may be what could not be made
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager

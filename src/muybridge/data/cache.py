@@ -243,8 +243,8 @@ def _state(path: Path | str) -> FileState:
 
 @lru_cache(maxsize=1)
 def _decoder_version() -> str:
-    """Another FFmpeg or OpenCV may round pixels differently."""
-    return f"{version('av')}/{version('opencv-contrib-python-headless')}"
+    """Another FFmpeg may round pixels differently; it comes with PyAV."""
+    return version("av")
 
 
 @lru_cache(maxsize=8192)  # a header never changes: a video that does has another name

@@ -20,6 +20,7 @@ OUTLINE = 0.012  # width of the dark line around a limb, in heights
 NUM_CORNERS = 20  # K: corners of the polygon that stands for a rounded limb
 SKINS = ((247, 214, 188), (234, 190, 155), (205, 150, 110), (160, 108, 74), (112, 72, 50))
 HAIRS = ((38, 32, 34), (74, 48, 34), (120, 76, 40), (206, 160, 84), (150, 150, 154), (150, 62, 34))
+EYES = (30, 26, 30)
 SHOES = ((36, 36, 42), (240, 240, 236), (150, 44, 48), (52, 70, 110))
 
 
@@ -153,7 +154,7 @@ def parts_of(body: Body, joints: Joints) -> tuple[Group, ...]:
     hips = Part(joints.hips, (0.062 * body.girth,) * 2, body.trousers)
     legs = [Group(_leg(body, joints, side), -0.08) for side in (0, 1)]
     arms = [Group(_arm(body, joints, side), 0.05) for side in (0, 1)]
-    head = [Group((part,), 0.03 + 0.02 * min(i, 1)) for i, part in enumerate(_head(body, joints))]
+    head = _head(body, joints)
     return (Group((hips,), -0.16), *legs, Group(_torso(body, joints), 0.0), *head, *arms)
 
 
@@ -201,19 +202,23 @@ def _torso(body: Body, joints: Joints) -> tuple[Part, ...]:
     )
 
 
-def _head(body: Body, joints: Joints) -> tuple[Part, ...]:
+def _head(body: Body, joints: Joints) -> list[Group]:
+    """Hair, face and eyes apart: which of them is in front depends on where the head looks."""
     r = body.head_radius
     up = (joints.head - joints.chest) / np.linalg.norm(joints.head - joints.chest, axis=-1, keepdims=True)
     front = joints.facing
     side = np.cross(up, front)
     hair = joints.head + r * (0.16 * up - 0.26 * front)
-    back = [hair] if not body.has_long_hair else [hair, joints.head - r * (0.75 * up + 0.65 * front)]
     eyes = [joints.head + r * (0.94 * front + 0.38 * sign * side + 0.05 * up) for sign in (1, -1)]
-    return (
-        Part(np.stack(back), (1.04 * r, 0.7 * r)[: len(back)], body.hair),
-        Part((joints.head + 0.12 * r * front)[None], (0.95 * r,), body.skin),
-        *(Part(eye[None], (0.12 * r,), scaled(body.hair, 0.5)) for eye in eyes),
-    )
+    groups = [
+        Group((Part(hair[None], (1.04 * r,), body.hair),), 0.03),
+        Group((Part((joints.head + 0.12 * r * front)[None], (0.95 * r,), body.skin),), 0.05),
+        *(Group((Part(eye[None], (0.12 * r,), EYES),), 0.05) for eye in eyes),
+    ]
+    if body.has_long_hair:
+        ends = joints.head - r * (0.9 * up + 0.65 * front)
+        groups.append(Group((Part(np.stack([hair, ends]), (0.9 * r, 0.7 * r), body.hair),), -0.04))
+    return groups
 
 
 def outlines(part: Part, camera: Camera) -> tuple[Array, Array]:

@@ -23,12 +23,11 @@ from torch import Tensor
 
 from muybridge.data.dataset import Broken, Draw, Item, ViewDataset
 from muybridge.data.workers import ProcessWorkers, ThreadWorker
-from muybridge.errors import BrokenFilesError, DataError
+from muybridge.errors import DataError
 
 PREFETCH = 2  # batches that each worker is ahead of the training
 STALL_SECONDS = 300.0
 CLOSE_SECONDS = 10.0
-MAX_LISTED = 20
 
 
 class Part(NamedTuple):
@@ -234,12 +233,15 @@ class Loader:
         )
         todo = iter(parts[first_batch:])
         workers = self._started()
-        waiting = deque(map(workers.submit, islice(todo, PREFETCH * workers.num_workers)))
+        waiting: deque[Future[Batch]] = deque()
         try:
+            waiting.extend(map(workers.submit, islice(todo, PREFETCH * workers.num_workers)))
             while waiting:
                 batch = self._wait_for(waiting.popleft(), workers)
                 waiting.extend(map(workers.submit, islice(todo, 1)))
                 yield batch
+        except BrokenProcessPool:
+            raise self._loss(workers) from None
         finally:  # also where the training leaves the epoch in the middle
             for future in waiting:
                 future.cancel()
@@ -264,14 +266,10 @@ class Loader:
         while True:
             begun = workers.watch.begun
             if wait([future], self.stall_seconds).done:
-                break
+                return future.result()
             # Otherwise they are slow, or still starting, but not stuck.
             if workers.watch.begun == begun and workers.watch.current:
                 raise self._stall(workers)
-        try:
-            return future.result()
-        except BrokenProcessPool:
-            raise self._loss(workers) from None
 
     def _stall(self, workers: Workers) -> DataError:
         files = self._files(workers.watch.current)
@@ -317,46 +315,3 @@ def batches(
         balanced=balanced,
     ) as loader:
         yield from loader.epoch(epoch, first_batch=first_batch)
-
-
-class BrokenLog:
-    """Counts the files that do not decode, each once, and stops the run where they are too many.
-
-    Each rank counts what it meets itself; give one the others' `files` to have the whole.
-
-    Args:
-        num_files: different files in the training set.
-        max_broken: part of them that may fail.
-    """
-
-    def __init__(self, num_files: int, *, max_broken: float = 0.01) -> None:
-        self.num_files = num_files
-        self.max_broken = max_broken
-        self.files: dict[str, str] = {}  # path to reason, in the order they were met
-
-    def add(self, broken: Iterable[Broken]) -> tuple[Broken, ...]:
-        """Notes the broken files of a batch and returns those that are new.
-
-        Raises:
-            BrokenFilesError: more files than allowed failed; lists them.
-        """
-        new = tuple({one.path: one for one in broken if one.path not in self.files}.values())
-        self.files.update({one.path: one.reason for one in new})
-        if len(self.files) > self.max_broken * self.num_files:
-            raise BrokenFilesError(
-                f"{self._count()}, more than the {self.max_broken:.1%} that `data.max_broken` allows: "
-                f"mend or drop them, or raise the limit.{self._lines()}"
-            )
-        return new
-
-    def summary(self) -> str:
-        """What failed in the whole run, for its end; empty if nothing did."""
-        return f"{self._count()} and were left out:{self._lines()}" if self.files else ""
-
-    def _count(self) -> str:
-        return f"{len(self.files)} of {self.num_files} files could not be decoded"
-
-    def _lines(self) -> str:
-        listed = [f"\n  {path}: {reason}" for path, reason in islice(self.files.items(), MAX_LISTED)]
-        rest = len(self.files) - len(listed)
-        return "".join(listed) + (f"\n  and {rest} more" if rest > 0 else "")

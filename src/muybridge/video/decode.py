@@ -275,7 +275,7 @@ class _ArrayDecoder:
         """Every frame is a packet and a key."""
         return Scan(
             path=self.name,
-            packets=[Packet(i, i, 1, 1, is_key=True) for i in range(len(self._frames))],
+            packets=[Packet(i, 1, 1, is_key=True) for i in range(len(self._frames))],
             facts=StreamFacts(container="", codec="raw", time_base=1 / self._rate, rate=self._rate),
             orientation=Orientation(),
             stored_size=Size(*self._frames.shape[1:3]),
@@ -427,7 +427,6 @@ def _video_stream(container: InputContainer, name: str) -> VideoStream:
 def _packet(packet: "av.Packet[VideoStream]", *, is_vp8: bool) -> Packet:
     return Packet(
         pts=packet.pts,
-        dts=packet.dts,
         duration=packet.duration or 0,
         num_bytes=packet.size,
         is_key=packet.is_keyframe,

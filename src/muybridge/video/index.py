@@ -44,9 +44,10 @@ EXACT_TIMES = ("mov", "matroska", "flv", "nut", "gif", "ivf", "")
 REORDERING = ("h264", "hevc", "vvc")  # codecs that may, whatever the header says
 # An MPEG-4 packet this small holds no picture: "as before" in files that have packed B-frames.
 EMPTY_MPEG4_BYTES = 10
-# What a seek costs, in decoded frames: the decoder starts anew, and what it held is lost. Seeking 1, 2, 4, 8
-# frames ahead took 1.5, 1.1, .8, .6 times as long as decoding them (340x256 h264, benchmarks/decode.py).
-SEEK_COST_FRAMES = 3
+# A seek must save more decoded frames than this: the decoder starts anew, and the frames that it had read
+# ahead of a B-frame are lost. Seeking over 3, 5, 7, 11 frames took 1.06, .95, .72, .68 times as long as
+# decoding them with B-frames, .65, .59, .46, .45 without (340x256 h264, key frames at the targets, one thread).
+SEEK_COST_FRAMES = 4
 
 
 class Packet(NamedTuple):
@@ -54,7 +55,6 @@ class Packet(NamedTuple):
 
     Attributes:
         pts: when its frame is shown, in units of the time base; None if the container does not say.
-        dts: when it is decoded.
         duration: how long its frame is shown; 0 if unknown.
         num_bytes: its size.
         is_key: decoding can start here.
@@ -64,7 +64,6 @@ class Packet(NamedTuple):
     """
 
     pts: int | None
-    dts: int | None
     duration: int
     num_bytes: int
     is_key: bool
@@ -105,7 +104,8 @@ class FrameIndex:
         end: timestamp at which the last frame ends.
         rate: frames per second.
         keys: int64 [K], the frames at which decoding can start; empty where a seek is not to be trusted.
-        key_seeks: int64 [K], the timestamp to seek to for each.
+        key_seeks: int64 [K], the timestamp to seek to for each: when it is shown. (MP4's own table is of the
+            times of decoding, but FFmpeg goes a key too far back when asked for those.)
     """
 
     pts: Int64Array
@@ -122,7 +122,7 @@ class FrameIndex:
 
         >>> facts = StreamFacts(container="mov", codec="h264", time_base=Fraction(1, 25), rate=Fraction(25))
         >>> order = [(0, True), (2, False), (1, False), (3, True)]  # of decoding: 1 is a B-frame
-        >>> packets = [Packet(pts, dts - 1, 1, 99, key) for dts, (pts, key) in enumerate(order)]
+        >>> packets = [Packet(pts, 1, 99, is_key) for pts, is_key in order]
         >>> index = FrameIndex.from_packets(packets, facts)
         >>> index.pts.tolist(), index.keys.tolist(), index.seconds([3]).tolist()
         ([0, 1, 2, 3], [0, 3], [0.12])
@@ -139,17 +139,10 @@ class FrameIndex:
         if not first.is_key or (first.pts is not None and pts[0] < first.pts):
             return None  # an open start: what comes before the first key frame may or may not be shown
         last = max(shown, key=lambda packet: packet.pts or 0)
-        # Matroska's table of seeks is in order of display, all others' in order of decoding.
-        by_pts = facts.container.startswith("matroska")
-        keys = sorted(
-            (p.pts, p.pts if by_pts else p.dts)
-            for p in packets
-            if p.is_key and p.pts is not None and (by_pts or p.dts is not None)
-        )
-        times, seeks = np.array(keys, dtype=np.int64).reshape(-1, 2).T
-        starts = np.searchsorted(pts, times).astype(np.int64)
+        keys = np.array(sorted(p.pts for p in packets if p.is_key and p.pts is not None), dtype=np.int64)
+        starts = np.searchsorted(pts, keys).astype(np.int64)
         inside = starts < len(pts)
-        return cls._timed(pts, last.duration, facts, starts[inside], seeks[inside])
+        return cls._timed(pts, last.duration, facts, starts[inside], keys[inside])
 
     @classmethod
     def from_counting(cls, pts: Sequence[int | None], last_duration: int, facts: StreamFacts) -> Self:
@@ -293,7 +286,7 @@ def is_one_to_one(packets: Sequence[Packet], facts: StreamFacts) -> bool:
     """Whether the codec and the container promise one frame a packet: then nothing is decoded to count.
 
     >>> avi = StreamFacts(container="avi", codec="mpeg4", time_base=Fraction(1, 25), rate=None)
-    >>> is_one_to_one([Packet(0, 0, 1, 900, True), Packet(1, 1, 1, 7, False)], avi)
+    >>> is_one_to_one([Packet(0, 1, 900, True), Packet(1, 1, 7, False)], avi)
     False
     """
     if facts.is_interlaced:

@@ -22,7 +22,6 @@ from muybridge.video.sampling import frames_per_segment
 __all__ = ["adjust_color", "cut_box", "refuse_flow", "to_tensor"]
 
 Float32Array = npt.NDArray[np.float32]
-DEGREES = 360.0  # OpenCV's unit of hue for floats
 
 
 def to_tensor(frames: UInt8Array, view: View, spec: ClipSpec) -> Tensor:
@@ -112,34 +111,38 @@ def adjust_color(frames: UInt8Array, color: ColorJitter) -> UInt8Array:
         frames [N, H, W, 3], contiguous, RGB
         output the same
     """
-    image = _as_image(frames)  # N * H rows, so that one call does all frames
+    out = frames.copy()
+    image = _as_image(out)  # N * H rows, so that one call does all frames
     if color.brightness != 1:
-        image = cv2.LUT(image, _line(color.brightness, 0.0))
+        cv2.LUT(image, _line(color.brightness, 0.0), dst=image)
     if color.contrast != 1:
-        image = _adjust_contrast(image.reshape(frames.shape), color.contrast)
+        _adjust_contrast(out, color.contrast)
     if color.saturation != 1:
         grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-        image = cv2.addWeighted(image, color.saturation, grey, 1 - color.saturation, 0)
+        cv2.addWeighted(image, color.saturation, grey, 1 - color.saturation, 0, dst=image)
     if color.hue != 0:
-        image = _turn_hue(image, color.hue)
-    return np.asarray(image, dtype=np.uint8).reshape(frames.shape)
+        _turn_hue(out, color.hue)
+    return out
 
 
-def _adjust_contrast(frames: UInt8Array, contrast: float) -> UInt8Array:
-    """Each frame has its own mean grey, so each its own table."""
-    out = np.empty_like(frames)
-    for source, target in zip(frames, out, strict=True):
-        mean_grey = float(cv2.cvtColor(source, cv2.COLOR_RGB2GRAY).mean())
-        cv2.LUT(source, _line(contrast, mean_grey), dst=target)
-    return _as_image(out)
+def _adjust_contrast(frames: UInt8Array, contrast: float) -> None:
+    """In place. Each frame has its own mean grey, so each its own table."""
+    for frame in frames:
+        mean_grey = float(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).mean())
+        cv2.LUT(frame, _line(contrast, mean_grey), dst=frame)
 
 
-def _turn_hue(image: UInt8Array, hue: float) -> UInt8Array:
-    """In float: OpenCV's hue of bytes has steps of two degrees."""
-    hsv = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)
-    hsv[..., 0] = np.mod(hsv[..., 0] + hue * DEGREES, DEGREES)
-    rgb = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
-    return np.asarray(np.rint(rgb * 255).clip(0, 255), np.uint8)
+def _turn_hue(frames: UInt8Array, hue: float) -> None:
+    """In place. In floats, since OpenCV's hue of bytes has steps of two degrees; one frame at a time."""
+    rgb = np.empty(frames.shape[1:], np.float32)
+    hsv = np.empty_like(rgb)
+    degrees = hsv[..., 0]
+    for frame in frames:
+        np.multiply(frame, np.float32(1 / 255), out=rgb)
+        cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV, dst=hsv)
+        np.mod(degrees + np.float32(hue * 360), 360, out=degrees)
+        cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=rgb)
+        cv2.convertScaleAbs(rgb, dst=frame, alpha=255)
 
 
 def _line(slope: float, fixed: float) -> UInt8Array:
@@ -153,31 +156,43 @@ def _line(slope: float, fixed: float) -> UInt8Array:
 
 
 def _planes(pixels: UInt8Array, spec: ClipSpec) -> Float32Array:
-    """Bytes [S, T, H, W, 3] -> normalised floats [S, 3, T, H, W].
-
-    Each of the 256 values of a channel is normalised once, in double precision, and looked up.
-    """
-    is_diff = spec.modality == "rgb_diff"
-    num_segments, num_frames, height, width, _ = pixels.shape
-    values = np.empty((num_segments, 3, num_frames, height, width), np.float32)
-    tables = _tables(spec)
+    """Bytes [S, N, H, W, 3] -> normalised floats [S, 3, T, H, W]."""
+    num_segments, _, height, width, _ = pixels.shape
+    values = np.empty((num_segments, 3, spec.num_frames, height, width), np.float32)
+    write = _write_differences if spec.modality == "rgb_diff" else _write_values
     for segment, target in zip(pixels, values, strict=True):
         channels = cv2.split(_as_image(segment))
         if spec.channel_order == "bgr":
             channels = channels[::-1]
-        for channel, table, plane in zip(channels, tables, target, strict=True):
-            cv2.LUT(channel, table, dst=_as_image(plane))
-    if not is_diff:
-        return values
-    differences = values[:, :, 1:] - values[:, :, :-1]
-    differences -= (np.array(spec.mean) / np.array(spec.std)).astype(np.float32).reshape(3, 1, 1, 1)
-    return differences
+        for channel, mean, std, plane in zip(channels, spec.mean, spec.std, target, strict=True):
+            write(np.asarray(channel, np.uint8), plane, spec.scale, mean, std)
+    return values
 
 
-def _tables(spec: ClipSpec) -> list[Float32Array]:
-    """What each of the 256 values of a channel becomes, for each channel."""
-    white = np.arange(256) / 255 * spec.scale
-    return [((white - mean) / std).astype(np.float32) for mean, std in zip(spec.mean, spec.std, strict=True)]
+def _write_values(channel: UInt8Array, plane: Float32Array, white: float, mean: float, std: float) -> None:
+    """Normalises each of the 256 values once, in double precision, and looks them up.
+
+    Shape:
+        channel [T * H, W]
+        plane [T, H, W], written
+    """
+    table = (np.arange(256) / 255 * white - mean) / std
+    cv2.LUT(channel, table.astype(np.float32), dst=_as_image(plane))
+
+
+def _write_differences(
+    channel: UInt8Array, plane: Float32Array, white: float, mean: float, std: float
+) -> None:
+    """Each frame is taken from the next one: exact in 16 bits, then scaled and normalised.
+
+    Shape:
+        channel [(T + 1) * H, W]
+        plane [T, H, W], written
+    """
+    height = plane.shape[1]
+    steps = cv2.subtract(channel[height:], channel[:-height], dtype=cv2.CV_16S)
+    np.multiply(steps.reshape(plane.shape), np.float32(white / 255 / std), out=plane)
+    plane -= np.float32(mean / std)
 
 
 def _as_image(frames: npt.NDArray[Any]) -> npt.NDArray[Any]:

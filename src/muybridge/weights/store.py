@@ -194,7 +194,7 @@ def read_tensors(path: Path | str) -> StateDict:
         WeightsError: no such file, or it cannot be read.
     """
     path = checkpoint_file(path)
-    if path.suffix == ".safetensors":
+    if _is_safetensors(path):
         return _read_safetensors(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -240,6 +240,12 @@ def _find_card(path: Path) -> Card | None:
         raise WeightsError(f"{path} cannot be used: {error}") from error
 
 
+def _is_safetensors(path: Path) -> bool:
+    """By its name, or by its start: eight bytes of length, then the header's JSON."""
+    with path.open("rb") as file:
+        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
+
+
 def _read_safetensors(path: Path) -> StateDict:
     try:
         with safe_open(path, framework="pt") as file:
@@ -258,7 +264,7 @@ def _not_safetensors(path: Path, error: Exception) -> WeightsError:
 def _read_any(path: Path) -> tuple[Converted, Card | None]:
     """Tensors by our names, and the card where there is one."""
     found = convert(read_tensors(path))
-    card = _find_card(path) if path.suffix == ".safetensors" else None
+    card = _find_card(path) if _is_safetensors(path) else None
     return (found if card is None else replace(found, specs=card.specs)), card
 
 
