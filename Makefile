@@ -41,8 +41,9 @@ format: $(INSTALLED_DEV)
 bench: $(INSTALLED_DEV)
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
-# Collects the lines "Deviation: ..." of the code into docs/deviations.md.
+# Collects the lines "Deviation: ..." of the code into docs/deviations.md, and draws the README's picture.
 docs: $(INSTALLED_DEV)
+	$(BIN)/python tools/picture.py
 	$(BIN)/python tools/deviations.py
 
 clean:

@@ -19,7 +19,7 @@ FLOAT64_GRADIENT = 1e-8  # a gradient in training mode: BatchNorm of few values 
 # One convolution in bfloat16 against float64: 8 bits of mantissa, 2^-9 a rounded factor.
 BFLOAT16_CONV = 0.02
 
-# A change of the network that a test must notice moves its output by at least this (it moves by 1e-2 or more).
+# A change of a network that a test must notice moves its output by at least this.
 NOTICED = 1e-3
 
 

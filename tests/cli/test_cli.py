@@ -453,7 +453,7 @@ def test_a_new_run_gets_a_free_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("data: {root: videos, groups: [a]}\n", "exp.yaml, data: unknown key 'groups'"),
         ("epochs: 3\n", "exp.yaml, data: the key 'data' is missing"),
         ("data: [", "exp.yaml is not YAML"),
-        (None, "cannot read the configuration"),
+        (None, "exp.yaml and no recipe of that name; the recipes are: figures,"),
     ],
 )
 def test_settings_that_are_wrong(run, tmp_path: Path, text: str | None, message: str):
@@ -463,6 +463,17 @@ def test_settings_that_are_wrong(run, tmp_path: Path, text: str | None, message:
     code, out, err = run("train", "--config", path, "--out", tmp_path / "run")
     assert (code, out) == (1, "")
     assert message.replace("exp.yaml, data: the", "exp.yaml: the") in err
+
+
+def test_a_recipe_goes_by_its_name(run, tmp_path: Path):
+    flags = ("--data", tmp_path / "gone", "--out", tmp_path / "run")
+    code, _, err = run("train", "--config", "weizmann", *flags)
+    assert (code, f"no data at {tmp_path / 'gone'}" in err.splitlines()[-1]) == (1, True)
+    code, _, err = run("train", "--config", "weizman", *flags)
+    assert (code, only_line(err)) == (
+        1,
+        "muybridge: there is no file weizman and no recipe of that name; did you mean 'weizmann'?",
+    )
 
 
 @pytest.mark.parametrize(
@@ -523,7 +534,7 @@ def test_eval_tests_the_split_and_writes_what_it_is_asked_for(
 
 def test_eval_of_named_groups_as_json(run, videos: Path, checkpoint: Path):
     code, out, _ = run(
-        "eval", "--weights", checkpoint, "--data", videos, "--only", "person01,person02", "--json"
+        "eval", "--weights", checkpoint, "--data", videos, "--groups", "person01,person02", "--json"
     )
     found = json.loads(out)
     assert code == 0
@@ -531,7 +542,7 @@ def test_eval_of_named_groups_as_json(run, videos: Path, checkpoint: Path):
 
 
 def test_eval_of_unknown_groups(run, videos: Path, checkpoint: Path):
-    code, _, err = run("eval", "--weights", checkpoint, "--data", videos, "--only", "anna")
+    code, _, err = run("eval", "--weights", checkpoint, "--data", videos, "--split", "anna")
     assert code == 1
     assert "there is no group or split 'anna'; the data set has: person01, person02" in only_line(err)
 
@@ -541,7 +552,7 @@ def test_eval_says_when_it_tests_on_everything(run, videos: Path, checkpoint: Pa
         shutil.copytree(videos / action, tmp_path / "videos" / action)
     code, out, err = run("eval", "--weights", checkpoint, "--data", tmp_path / "videos", "--json")
     assert (code, json.loads(out)["num_samples"]) == (0, 12)
-    assert "testing on all 12 videos: no split 'test'" in err
+    assert "testing on all 12 videos: there is no split 'test'" in err
 
 
 def test_eval_of_a_class_that_the_network_does_not_know(run, videos: Path, checkpoint: Path, tmp_path: Path):

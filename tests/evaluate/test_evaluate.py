@@ -144,11 +144,10 @@ def test_broken_videos_are_rows_and_in_no_number(samples, tmp_path):
     (broken,) = found.broken
     assert (broken.path, broken.index) == (str(bad.path), 1)
     assert found.bounds_with_broken == pytest.approx((6 / 10, 7 / 10))
-    assert (
-        "1 videos could not be read and are in no number; with them top-1 lies between 0.600 and 0.700"
-        in (found.text())
+    assert "1 video could not be read and is in no number. With them top-1 lies between 0.600 and 0.700." in (
+        found.text()
     )
-    with pytest.raises(DataError, match=r"none of the 1 videos can be read, the first: .*bad\.mp4"):
+    with pytest.raises(DataError, match=r"no video of 1 can be read; the first: .*bad\.mp4"):
         evaluate(color_net(), [bad], skip_broken=True)
 
 

@@ -13,9 +13,12 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import assert_same_bits, log_lines, tiny_config, weights
+from torch import Tensor, nn
 
-from muybridge.config import AugmentConfig, OptimConfig, TrainConfig
+from muybridge.config import AugmentConfig, ClipSpec, ModelConfig, OptimConfig, TrainConfig
 from muybridge.errors import StorageError, TrainingError
+from muybridge.models.contract import VideoModel
+from muybridge.models.registry import MODELS, ModelEntry
 from muybridge.train.log import EpochRecord, StepRecord
 from muybridge.train.run import train
 
@@ -245,16 +248,51 @@ def fill(folder: Path) -> None:
             filler.write(bytes(4096))
 
 
-def test_a_full_disk_leaves_the_last_state_whole(figures_dir: Path, whole: Path, small_disk: Path) -> None:
+@pytest.mark.parametrize(
+    ("fill_after", "kept"), [(14, 10), (16, 15)], ids=["while saving a state", "while saving a checkpoint"]
+)
+def test_a_full_disk_leaves_the_last_state_whole(
+    figures_dir: Path, whole: Path, small_disk: Path, fill_after: int, kept: int
+) -> None:
     config, run = config_of(figures_dir), small_disk / "run"
 
-    def fill_after_step_16(record: StepRecord | EpochRecord) -> None:
-        if record.step == 16:
+    def fill_the_disk(record: StepRecord | EpochRecord) -> None:
+        if record.step == fill_after:
             fill(small_disk)
 
     with pytest.raises(StorageError, match=r"no space left to write .*; what was there is untouched"):
-        train(config, run, on_event=fill_after_step_16)
+        train(config, run, on_event=fill_the_disk)
     (small_disk / "filler").unlink()
-    assert json.loads((run / "state" / "state.json").read_text())["progress"]["step"] == 15
+    assert json.loads((run / "state" / "state.json").read_text())["progress"]["step"] == kept
     train(config, run, resume=True)
     assert_ended_alike(run, whole)
+
+
+class Forgetful(VideoModel):
+    """Half of its features are dropped at random in each step."""
+
+    def __init__(self, *, num_classes: int, width: float = 1.0) -> None:
+        spec = ClipSpec(num_frames=4, resize=32, crop=32)
+        super().__init__(
+            num_classes=num_classes,
+            feature_dim=3 * 8 * 8,
+            default_specs=(spec,),
+            stage_names=("stem",),
+            dropout=0.5,
+        )
+        self.stem = nn.BatchNorm3d(3)
+
+    def forward_features(self, *inputs: Tensor) -> Tensor:
+        return self.stem(inputs[0])[..., ::4, ::4].mean(2).flatten(1)
+
+
+def test_dropout_is_the_same_after_a_resume(
+    figures_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = ModelEntry(builder=Forgetful, paper="none", year=0, summary="for this test")
+    monkeypatch.setitem(MODELS, "forgetful", entry)
+    config = config_of(figures_dir).model_copy(update={"model": ModelConfig(name="forgetful")})
+    train(config, tmp_path / "whole")
+    stop_at_step(config, tmp_path / "run", 12)
+    train(config, tmp_path / "run", resume=True)
+    assert_ended_alike(tmp_path / "run", tmp_path / "whole")

@@ -27,7 +27,7 @@ IRREGULAR = tuple(int(t) for t in np.cumsum(np.random.default_rng(1).integers(1,
 def straight(source: Path | io.BytesIO) -> UInt8Array:
     """What plain PyAV yields, frame by frame in one thread, up to the end or the first error."""
     frames = []
-    with (open(source, "rb") if isinstance(source, Path) else source) as file, av.open(file) as container:
+    with open(source, "rb") if isinstance(source, Path) else source as file, av.open(file) as container:
         stream = container.streams.video[0]
         stream.thread_type = "NONE"
         try:
@@ -95,7 +95,14 @@ def remux(path: Path, target: Path, *, first: int = 0, shift: int = 0, hide: Seq
 def made(kind: str, folder: Path) -> Path:
     """One of the odd files below."""
     match kind:
-        case "open_gop.mp4" | "open_gop.mkv" | "open_gop.avi" | "open_gop.flv" | "open_gop.ts" | "open_gop.h264":
+        case (
+            "open_gop.mp4"
+            | "open_gop.mkv"
+            | "open_gop.avi"
+            | "open_gop.flv"
+            | "open_gop.ts"
+            | "open_gop.h264"
+        ):
             return encode(folder / kind, options=OPEN_GOP)
         case "open_gop_hevc.mp4" | "open_gop_hevc.mkv":
             return encode(folder / kind, codec="libx265", options=OPEN_GOP_HEVC)
@@ -131,7 +138,9 @@ def made(kind: str, folder: Path) -> Path:
         case "intra.avi":
             return encode(folder / kind, codec="mjpeg", pixel_format="yuvj420p")
         case "half.mp4":  # its table of frames is whole, its frames are not
-            whole = encode(folder / "whole.mp4", options=OPEN_GOP, muxing={"movflags": "faststart"}).read_bytes()
+            whole = encode(
+                folder / "whole.mp4", options=OPEN_GOP, muxing={"movflags": "faststart"}
+            ).read_bytes()
             (folder / kind).write_bytes(whole[: len(whole) * 2 // 3])
             return folder / kind
         case "half.mkv":
@@ -147,27 +156,31 @@ KINDS = """open_gop.mp4 open_gop.mkv open_gop.avi open_gop.flv open_gop.ts open_
     turned.mp4 intra.avi half.mp4 half.mkv""".split()
 
 
-def check_reads(source: Path, expected: UInt8Array, seed: int) -> None:
-    """Reads all kinds of indices, in one reader after another and many times in one, and compares bytes."""
+def check_reads(source: Path, expected: UInt8Array, *, threads: int, seed: int = 0) -> None:
+    """Reads all kinds of indices, many times in one reader, and compares bytes."""
     rng = np.random.default_rng(seed)
     count = len(expected)
-    plans = [rng.integers(0, count, size) for size in (1, 1, 3, 8)]  # unordered, with duplicates
-    plans += [np.arange(count)[::-1], np.arange(count // 2, count), np.arange(count)[:: max(1, count // 7)]]
-    plans += [np.arange(start, min(start + 9, count), 3) for start in range(0, count, max(1, count // 6))]
-    for threads in (1, 3):
-        with VideoReader(source, threads=threads) as reader:
-            assert reader.info.num_frames == count
-            assert reader.info.size == expected.shape[1:3]
-            for plan in plans:
-                np.testing.assert_array_equal(reader.read(plan.tolist()), expected[plan])
-        with VideoReader(source, threads=threads) as reader:  # many at once, from the start: in threads
-            np.testing.assert_array_equal(reader.read(range(count)), expected)
+    plans = [rng.integers(0, count, size) for size in (1, 3, 8)]  # unordered, with duplicates
+    plans += [
+        np.arange(count)[:: -max(1, count // 7)],
+        np.arange(count // 2, count, 3),
+        np.arange(count // 5),
+    ]
+    with VideoReader(source, threads=threads) as reader:
+        assert reader.info.num_frames == count
+        assert reader.info.size == expected.shape[1:3]
+        for plan in plans:
+            assert np.array_equal(reader.read(plan.tolist()), expected[plan]), plan
+    with VideoReader(source, threads=threads) as reader:  # many at once, from the start: in threads
+        assert np.array_equal(reader.read(range(count)), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_read_is_exact_on_odd_files(kind: str, tmp_path: Path) -> None:
     path = made(kind, tmp_path)
-    check_reads(path, straight(path), seed=len(kind))
+    expected = straight(path)
+    for threads in (1, 3):
+        check_reads(path, expected, threads=threads, seed=threads)
 
 
 @pytest.mark.real
@@ -183,4 +196,126 @@ def test_read_is_exact_on_every_real_file(data_dir: Path) -> None:
             with VideoReader(path) as reader:
                 np.testing.assert_array_equal(reader.read(range(28)), expected)
         else:
-            check_reads(path, expected, seed=len(path.name))
+            check_reads(path, expected, threads=3)
+
+
+def test_odd_files_are_as_odd_as_they_claim(tmp_path: Path) -> None:
+    """The tests above would be easy if the encoders had ignored their options."""
+    with av.open(str(made("edit_list.mov", tmp_path))) as container:
+        assert sum(packet.is_discard for packet in container.demux(video=0)) == 10
+    with av.open(str(made("gaps.avi", tmp_path))) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.dts is not None]
+        assert min(packet.size for packet in packets) == 0
+    with av.open(str(made("cut_open_gop.mkv", tmp_path))) as container:
+        times = [packet.pts for packet in container.demux(video=0) if packet.size]
+        assert min(times) < times[0]
+    with av.open(str(made("irregular.mkv", tmp_path))) as container:
+        times = sorted(packet.pts for packet in container.demux(video=0) if packet.size)
+        assert len(set(np.diff(times))) > 3
+    with av.open(str(made("open_gop.h264", tmp_path))) as container:
+        assert any(packet.pts is None for packet in container.demux(video=0) if packet.size)
+    assert len(straight(made("edit_list.mov", tmp_path))) == 50
+    assert len(straight(made("hidden.webm", tmp_path))) == 57
+    assert 0 < len(straight(made("half.mp4", tmp_path))) < 50
+    assert probe(made("interlaced.mp4", tmp_path)).exact is False
+
+
+@pytest.fixture(scope="module")
+def open_gop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made("open_gop.mkv", tmp_path_factory.mktemp("open_gop"))
+
+
+@given(indices=st.lists(st.integers(0, 59), max_size=12), again=st.lists(st.integers(0, 59), max_size=12))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_indices_in_any_order(open_gop: Path, indices: list[int], again: list[int]) -> None:
+    expected = straight(open_gop)
+    with VideoReader(open_gop) as reader:
+        assert np.array_equal(reader.read(indices), expected[indices])
+        assert np.array_equal(reader.read(again), expected[again])
+
+
+def test_sparse_reads_seek_and_dense_ones_do_not(tmp_path: Path) -> None:
+    path = tmp_path / "long.mp4"
+    write_video(path, moving(240), fps=25, gop=12)
+    with VideoReader(path, threads=1) as reader:
+        before = reader.num_decoded
+        reader.read([3, 123, 239])
+        assert reader.num_decoded - before <= 4 + 4 + 12
+    with VideoReader(path, threads=1) as reader:
+        before = reader.num_decoded
+        reader.read(range(120))
+        reader.read(range(120, 240))  # goes on where the first ended
+        assert reader.num_decoded - before == 240
+
+
+def test_frames_that_no_other_needs_are_left_out(tmp_path: Path) -> None:
+    """Between the frames asked for, B-frames that are no references are not decoded; the others must be."""
+    path = encode(tmp_path / "b.mp4", options={"x264-params": "keyint=250:scenecut=0:bframes=3:b-pyramid=0"})
+    with VideoReader(path, threads=1) as reader:
+        before = reader.num_decoded
+        assert np.array_equal(reader.read([2, 30, 58]), straight(path)[[2, 30, 58]])
+        assert reader.num_decoded - before < 40
+
+
+def test_num_decoded_counts_the_frames_of_arrays_too() -> None:
+    frames = np.stack(list(moving(30)))
+    with VideoReader(frames, fps=10) as reader:
+        assert np.array_equal(reader.read([29, 0, 0]), frames[[29, 0, 0]])
+        assert reader.num_decoded == 2
+        assert reader.info.fps == 10
+        assert reader.info.codec == "raw"
+
+
+def test_damaged_file_says_how_many_frames_decode(wild: Path) -> None:
+    path = wild / "corrupted.mp4"
+    message = r"corrupted.mp4: 8 of the 16 frames asked for decode \(the file ends at 2.80 s, after 28 of 50"
+    with VideoReader(path) as reader:
+        with pytest.raises(DecodeError, match=message):
+            reader.read(range(20, 36))
+        with pytest.raises(DecodeError, match=r"0 of the 1 frames asked"):  # and again, now that it is known
+            reader.read([40])
+        assert reader.seconds([49]) == pytest.approx([4.9])
+        assert np.array_equal(reader.read([27, 3]), straight(path)[[27, 3]])
+
+
+def test_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
+    path = encode(tmp_path / "shrinks.mkv", options=OPEN_GOP)
+    expected = straight(path)
+    with VideoReader(path, threads=1) as reader:
+        with path.open("r+b") as file:
+            file.truncate(path.stat().st_size // 2)
+        with pytest.raises(DecodeError, match=r"\d+ of the 60 frames asked for decode"):
+            reader.read(range(60))
+        assert np.array_equal(reader.read([5, 9]), expected[[5, 9]])
+
+
+def test_not_one_frame_decodes(tmp_path: Path) -> None:
+    whole = made("vp9.webm", tmp_path).read_bytes()
+    start = whole.index(b"\x1f\x43\xb6\x75") + 40  # within the first cluster
+    with pytest.raises(DecodeError, match="not one"):
+        VideoReader(whole[:start] + bytes(len(whole) - start))
+
+
+def test_frames_do_not_depend_on_threads_and_workers_have_one(tmp_path: Path) -> None:
+    path = encode(tmp_path / "many.mp4", options=OPEN_GOP)
+    with VideoReader(path, threads=1) as one, VideoReader(path, threads=5) as five:
+        assert np.array_equal(one.read(range(60)), five.read(range(60)))
+    assert default_threads() >= 1
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(default_threads) == 1
+
+
+def test_size_that_changes_midway_is_brought_to_the_first(tmp_path: Path) -> None:
+    small, large = tmp_path / "small.h264", tmp_path / "large.h264"
+    for path, size in ((small, (48, 64)), (large, (96, 128))):
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264", rate=25)
+            stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+            for pixels in moving(5, *size):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            container.mux(stream.encode())
+    both = small.read_bytes() + large.read_bytes()
+    with VideoReader(both) as reader, VideoReader(large) as second:
+        frames = reader.read(range(10))
+        assert frames.shape == (10, 48, 64, 3)
+        assert np.abs(frames[5:].astype(int) - second.read(range(5))[:, ::2, ::2]).mean() < 8

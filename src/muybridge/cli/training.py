@@ -1,5 +1,6 @@
 """Verbs that train and test: train, eval."""
 
+import difflib
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import typer
 
 from muybridge.cli.inspection import DataFormat, Json
 from muybridge.cli.output import finish, print_json, progress, report_failure, say
-from muybridge.errors import DataError, TrainingError
+from muybridge.errors import ConfigError, DataError, TrainingError
 
 if TYPE_CHECKING:
     from muybridge.config import TrainConfig
@@ -102,7 +103,7 @@ def train(
     if resume is not None:
         run_dir, base = resume, _settings_of(resume)
     elif config is not None:
-        run_dir, base = out or _free_folder(config), TrainConfig.from_yaml(config)
+        run_dir, base = out or _free_folder(config), TrainConfig.from_yaml(_settings_file(config))
     else:
         run_dir = out or _free_folder(Path(str(data)))
         base = _defaults(data, run_dir, init, seed)
@@ -137,7 +138,7 @@ def _check_usage(
     """What to train on is said once; a run goes on as it began."""
     if resume is None and config is None and ("data", "root") not in given:
         raise typer.BadParameter(
-            "say what to train on: --data FOLDER_OR_CSV, --config FILE.yaml or --resume RUN",
+            "say what to train on: --data FOLDER_OR_CSV, --config FILE_OR_RECIPE or --resume RUN",
             param_hint="--data",
         )
     if resume is not None and (config is not None or out is not None or set(given) - FREE):
@@ -147,6 +148,25 @@ def _check_usage(
         )
     if resume is None and out is None and "WORLD_SIZE" in os.environ:
         raise typer.BadParameter("several processes need the name of their common run", param_hint="--out")
+
+
+def _settings_file(name: Path) -> Path:
+    """A file, or the recipe of this name that comes with the package.
+
+    Raises:
+        ConfigError: neither; names the nearest recipe.
+    """
+    import muybridge
+
+    if name.exists():
+        return name
+    folder = Path(muybridge.__file__).parent / "recipes"
+    recipes = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    if str(name) in recipes:
+        return recipes[str(name)]
+    close = difflib.get_close_matches(str(name), recipes, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"the recipes are: {', '.join(recipes)}"
+    raise ConfigError(f"there is no file {name} and no recipe of that name; {hint}")
 
 
 def _settings_of(run_dir: Path) -> "TrainConfig":
@@ -222,9 +242,11 @@ def evaluate(
     protocol: Annotated[
         str, typer.Option(help="Which views: center (1, fast), 10x1, 10x3, or NxM.", metavar="NAME")
     ] = "center",
-    only: Annotated[
+    groups: Annotated[
         str | None,
         typer.Option(
+            "--groups",
+            "--split",
             help="Groups or splits to test on, joined by commas; if left out: the run's test part, the split "
             "test, or all.",
             metavar="NAMES",
@@ -255,7 +277,7 @@ def evaluate(
         source = trained.data
     else:
         raise DataError(f"{weights} does not say what it was trained on: give --data FOLDER_OR_CSV")
-    names = only.split(",") if only else () if trained is None or data is not None else trained.data.test
+    names = _names(groups) or (() if trained is None or data is not None else trained.data.test)
     samples = choose_samples(read_samples(source), names)
     with progress("testing") as on_progress:
         result = test(
@@ -302,7 +324,10 @@ def choose_samples(samples: Sequence["Sample"], names: Sequence[str]) -> list["S
         found = ", ".join(sorted(known)) or "none"
         raise DataError(f"there is no group or split '{unknown[0]}'; the data set has: {found}")
     if not names and "test" not in known:
-        say(f"testing on all {len(samples)} videos: no split 'test' and no groups are named (--only)")
+        say(
+            f"testing on all {len(samples)} videos: there is no split 'test'. If training has seen some of "
+            "them, the number says little; --groups names those it has not seen"
+        )
         return list(samples)
     wanted = set(names or ("test",))
     return [sample for sample in samples if {sample.group, sample.split} & wanted]

@@ -8,7 +8,7 @@ STYLE = """
 @media (prefers-color-scheme: dark) {
   :root { --paper: #12141a; --card: #1a1d24; --ink: #e4e7ec; --quiet: #98a1b2; --rule: #2c313b;
           --blue: #7db0e8; --orange: #f0925c; }
-  img.drawing { filter: invert(0.9) hue-rotate(180deg); }
+  img.drawing { filter: invert(1) hue-rotate(180deg); mix-blend-mode: screen; }
 }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
@@ -28,7 +28,8 @@ section > p:last-child { margin-bottom: 0; }
 .right { color: var(--blue); }
 .wrong { color: var(--orange); }
 td.wrong .quiet { font-weight: 400; }
-.tiles { display: flex; flex-wrap: wrap; gap: 16px 40px; margin-bottom: 18px; }
+.tiles { display: flex; flex-wrap: wrap; gap: 16px 36px; margin-bottom: 18px; }
+.tile { max-width: 230px; }
 .tile .name { color: var(--quiet); font-size: 14px; }
 .tile .value { font-size: 28px; font-weight: 600; line-height: 1.25; letter-spacing: -0.01em;
                font-variant-numeric: tabular-nums; }
@@ -47,6 +48,7 @@ img.square.wide { width: 100%; }
 table { border-collapse: collapse; width: 100%; font-size: 15px; }
 th { text-align: left; color: var(--quiet); font-weight: 500; font-size: 13px; padding: 0 12px 6px 0; }
 td { border-top: 1px solid var(--rule); padding: 10px 12px 10px 0; vertical-align: middle; }
+td:first-child { width: 384px; }
 td.file { overflow-wrap: anywhere; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(320px, 1fr)); gap: 24px 48px; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 6px 16px; margin: 0; font-size: 14.5px; }
@@ -60,7 +62,7 @@ code { font: 0.92em ui-monospace, "DejaVu Sans Mono", Menlo, monospace; }
   main { max-width: none; padding: 0; }
   section { border: 0; padding: 0; margin: 18pt 0; }
   img, tr, .tile { break-inside: avoid; }
-  img.drawing { filter: none; }
+  img.drawing { filter: none; mix-blend-mode: normal; }
   h2, h3 { break-after: avoid; }
 }
 """

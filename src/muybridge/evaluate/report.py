@@ -122,7 +122,7 @@ def _headline(evaluation: Evaluation) -> str:
     if interval is None:
         under = "no interval: all videos are of one group"
     else:
-        drawn = "groups" if evaluation.num_groups else "videos"
+        drawn = f"{evaluation.num_groups} groups" if evaluation.num_groups else "videos"
         under = f"95 % interval {interval[0]:.1%} to {interval[1]:.1%}, {drawn} resampled"
     tiles = [_tile(first, f"{evaluation.top1:.1%}", under, big=True)]
     if len(evaluation.labels) > 5:
@@ -140,8 +140,7 @@ def _headline(evaluation: Evaluation) -> str:
     groups = f"of {evaluation.num_groups} groups" if evaluation.num_groups else "without groups"
     tiles.append(_tile("test videos", str(evaluation.num_samples), groups))
     protocol = html.escape(evaluation.protocol.explain().replace("\n", " "))
-    digests = f"views <code>{evaluation.views}</code>, spec <code>{evaluation.spec}</code>"
-    text = f'<p class="quiet">{protocol} ({digests})</p>'
+    text = f'<p class="quiet">{protocol} Digest of the spec: {evaluation.spec}.</p>'
     return f'<section><div class="tiles">{"".join(tiles)}</div>{text}</section>'
 
 
@@ -177,7 +176,7 @@ def _confusion(evaluation: Evaluation) -> str:
     order = [k for k in np.argsort(accuracy, kind="stable") if not np.isnan(accuracy[k])]
     hardest = [f"{_words(evaluation.labels[k])} {accuracy[k]:.0%}" for k in order[:3] if accuracy[k] < 1]
     text = f"Hardest: {', '.join(hardest)}." if hardest else "Every video was recognised."
-    wide = " wide" if len(evaluation.labels) > 40 else ""
+    wide = " wide" if len(evaluation.labels) > 14 else ""
     return _section(
         "Confusion",
         f'<p class="quiet">{html.escape(text)} Rows are the truth, columns the answers.</p>',
@@ -231,13 +230,15 @@ def _broken(evaluation: Evaluation) -> str:
         return ""
     low, high = evaluation.bounds_with_broken
     shown = evaluation.broken[:MAX_BROKEN]
+    reasons = [one.reason.removeprefix(f"{one.path}: ") for one in shown]
     items = "".join(
-        f"<li><code>{html.escape(one.path)}</code>: {html.escape(one.reason)}</li>" for one in shown
+        f"<li><code>{html.escape(one.path)}</code>: {html.escape(reason)}</li>"
+        for one, reason in zip(shown, reasons, strict=True)
     )
     more = len(evaluation.broken) - len(shown)
     items += f"<li>and {more} more</li>" if more else ""
     text = (
-        f"{len(evaluation.broken)} videos could not be read and are in no number. With them top-1 would lie "
+        f"{evaluation.broken_text()} With them top-1 would lie "
         f"between {low:.1%} (all wrong) and {high:.1%} (all right)."
     )
     return _section("Unreadable videos", f"<p>{text}</p><ul>{items}</ul>")
@@ -248,19 +249,19 @@ def _cards(evaluation: Evaluation, facts: Mapping[str, str]) -> str:
     model = {"network": card.model if card else "not saved"}
     if card:
         model["arguments"] = ", ".join(f"{name} {value}" for name, value in card.arguments.items())
-        model["trained with"] = card.training_protocol
+        model["training digest"] = card.training_protocol
         model["saved by"] = f"muybridge {card.version}" if card.version else ""
         model |= {name.replace("_", " "): f"{value:.4g}" for name, value in card.metrics.items()}
     model["sees"] = "; ".join(map(spec_text, evaluation.specs))
     model["made from"] = "; ".join(map(_preparation, evaluation.specs))
     model |= facts
     counts = evaluation.truth.sum(axis=0)
-    present = counts[counts > 0]
+    sizes = (counts[counts > 0].min(), counts.max())
     data = {
         "videos": str(evaluation.num_samples),
         "groups": ", ".join(sorted({sample.group for sample in evaluation.samples if sample.group})),
         "splits": ", ".join(sorted({sample.split for sample in evaluation.samples if sample.split})),
-        "videos a class": f"{present.min()} to {present.max()}",
+        "videos a class": "{} to {}".format(*sizes) if sizes[0] < sizes[1] else str(sizes[0]),
         "classes": ", ".join(map(_words, evaluation.labels)),
     }
     if absent := [_words(evaluation.labels[k]) for k in np.flatnonzero(counts == 0)]:

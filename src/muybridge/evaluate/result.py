@@ -192,11 +192,14 @@ class Evaluation:
         ]
         if self.broken:
             low, high = self.bounds_with_broken
-            lines.append(
-                f"{len(self.broken)} videos could not be read and are in no number; with them {first} lies "
-                f"between {low:.3f} and {high:.3f}"
-            )
+            lines.append(f"{self.broken_text()} With them {first} lies between {low:.3f} and {high:.3f}.")
         return "\n".join(lines)
+
+    def broken_text(self) -> str:
+        """How many videos are missing in the numbers, as a sentence."""
+        if len(self.broken) == 1:
+            return "1 video could not be read and is in no number."
+        return f"{len(self.broken)} videos could not be read and are in no number."
 
     def __repr__(self) -> str:
         return f"Evaluation({self.num_samples} videos, {self.protocol.name}, top1 {self.top1:.3f})"

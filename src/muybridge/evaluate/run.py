@@ -82,7 +82,7 @@ def evaluate(
     scores = [one for one in results if isinstance(one, VideoScores)]
     broken = tuple(one for one in results if isinstance(one, Broken))
     if not scores:
-        raise DataError(f"none of the {len(samples)} videos can be read, the first: {broken[0].reason}")
+        raise DataError(f"no video of {len(samples)} can be read; the first: {broken[0].reason}")
     return Evaluation(
         protocol=protocol,
         specs=specs,

@@ -46,7 +46,7 @@ REORDERING = ("h264", "hevc", "vvc")  # codecs that may, whatever the header say
 EMPTY_MPEG4_BYTES = 10
 # A seek must save more decoded frames than this: the decoder starts anew, and the frames that it had read
 # ahead of a B-frame are lost. Seeking over 3, 5, 7, 11 frames took 1.06, .95, .72, .68 times as long as
-# decoding them with B-frames, .65, .59, .46, .45 without (340x256 h264, key frames at the targets, one thread).
+# decoding them with B-frames, .65, .59, .46, .45 without (340x256 h264, a key at each target, one thread).
 SEEK_COST_FRAMES = 4
 
 

@@ -1,0 +1,129 @@
+"""The index by packets: what it trusts, what it does not, and what it makes of times."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from muybridge.video.index import FrameIndex, Packet, StreamFacts, is_one_to_one
+
+
+def facts(container: str = "mov,mp4,m4a", codec: str = "h264", **values: object) -> StreamFacts:
+    known: dict[str, object] = {"time_base": Fraction(1, 1000), "rate": Fraction(25)} | values
+    return StreamFacts(container=container, codec=codec, **known)  # type: ignore[arg-type]
+
+
+def steady(num_frames: int, *, unit: int = 40, gop: int = 5) -> list[Packet]:
+    return [Packet(i * unit, unit, 500, i % gop == 0) for i in range(num_frames)]
+
+
+def test_healthy_packets_are_the_frames() -> None:
+    index = FrameIndex.from_packets(steady(12), facts())
+    assert index is not None
+    assert len(index) == 12
+    assert index.keys.tolist() == [0, 5, 10]
+    assert index.rate == 25
+    assert index.duration_seconds == pytest.approx(0.48)
+    assert index.seconds([0, 11, 11]).tolist() == pytest.approx([0, 0.44, 0.44])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda packets: packets[:3] + [packets[3]._replace(pts=None)] + packets[4:],
+        lambda packets: packets + [packets[-1]],  # two frames at one time
+        lambda packets: packets[1:],  # does not start with a key
+        lambda packets: [packets[5], *packets[:5], *packets[6:]],  # frames shown before the first key
+        lambda packets: packets[:-1] + [packets[-1]._replace(is_corrupt=True)],
+        lambda packets: [],
+    ],
+    ids=["no pts", "duplicate pts", "no key", "open start", "corrupt", "none"],
+)
+def test_odd_packets_are_not_trusted(spoil: object) -> None:
+    assert FrameIndex.from_packets(spoil(steady(12)), facts()) is None  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "reorder", "trusted"),
+    [
+        ("avi", "mpeg4", 0, True),
+        ("avi", "mpeg4", 1, False),  # AVI stores no order of display
+        ("avi", "h264", 0, False),
+        ("mpegts", "h264", 2, False),  # not every packet says its time
+        ("matroska,webm", "h264", 2, True),
+        ("flv", "h264", 1, True),
+    ],
+)
+def test_containers_that_store_times_are_trusted(
+    container: str, codec: str, reorder: int, trusted: bool
+) -> None:
+    index = FrameIndex.from_packets(steady(12), facts(container, codec, reorder_frames=reorder))
+    assert (index is not None) == trusted
+
+
+def test_codecs_that_promise_a_frame_a_packet() -> None:
+    assert is_one_to_one(steady(5), facts())
+    assert not is_one_to_one(steady(5), facts(is_interlaced=True))
+    assert not is_one_to_one(steady(5), facts(codec="theora"))
+    assert is_one_to_one(steady(5), facts(codec="mpeg4"))
+    assert not is_one_to_one([*steady(5), Packet(200, 40, 7, False)], facts(codec="mpeg4"))
+
+
+def test_hidden_and_discarded_packets_are_no_frames_but_keys_still_serve() -> None:
+    packets = steady(10)
+    packets[7] = packets[7]._replace(is_hidden=True)
+    packets[:3] = [packet._replace(is_discard=True) for packet in packets[:3]]
+    index = FrameIndex.from_packets(packets, facts())
+    assert index is not None
+    assert index.pts.tolist() == [120, 160, 200, 240, 320, 360]
+    assert index.keys.tolist() == [0, 2]  # the first of what can be shown after the discarded key
+    assert index.key_seeks.tolist() == [0, 200]
+
+
+def test_rate_is_the_stated_one_where_times_are_only_rounded() -> None:
+    rounded = [Packet(round(i * 1000 / 29.97), 33, 500, i == 0) for i in range(300)]
+    index = FrameIndex.from_packets(rounded, facts(rate=Fraction(2997, 100)))
+    assert index is not None
+    assert index.rate == 29.97
+    every_other = [Packet(i * 80, 80, 500, i == 0) for i in range(100)]
+    index = FrameIndex.from_packets(every_other, facts(rate=Fraction(25)))  # a wrong word
+    assert index is not None
+    assert index.rate == 12.5
+
+
+def test_counting_keeps_times_that_rise_and_numbers_others() -> None:
+    index = FrameIndex.from_counting([40, 80, 200], 40, facts())
+    assert index.timed
+    assert not index.can_seek
+    assert index.seconds([2]).tolist() == pytest.approx([0.16])
+    assert index.duration_seconds == pytest.approx(0.2)
+    index = FrameIndex.from_counting([40, 200, 80], 40, facts(rate=None))
+    assert not index.timed
+    assert index.rate == 25
+    assert index.seconds([2]).tolist() == pytest.approx([0.08])
+
+
+def test_single_frame_without_times_lasts_a_25th() -> None:
+    index = FrameIndex.from_packets([Packet(7, 0, 500, True)], facts(rate=None))
+    assert index is not None
+    assert index.duration_seconds == pytest.approx(0.04)
+    assert index.rate == pytest.approx(25)
+
+
+def test_longest_run_is_what_one_stretch_decodes() -> None:
+    index = FrameIndex.from_packets(steady(100, gop=10), facts())
+    assert index is not None
+    assert index.longest_run(np.array([57])) == 8  # from the key at 50
+    assert index.longest_run(np.array([0, 3, 57, 99])) == 10
+    assert index.longest_run(np.arange(100)) == 100
+    assert index.longest_run(np.arange(0, 100, 4)) == 100  # no gap is worth a seek
+
+
+def test_find_goes_by_the_timestamp_not_by_the_place() -> None:
+    index = FrameIndex.from_packets(steady(12), facts())
+    assert index is not None
+    assert index.find(120, 3) == 3
+    assert index.find(120, 9) == 3
+    assert index.find(121, 3) is None
+    assert index.find(None, 3) is None
+    assert index.find(9999, 12) is None
