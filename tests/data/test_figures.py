@@ -427,7 +427,7 @@ def accuracy(results: Sequence[tuple[Tensor, Tensor]], actions: tuple[str, ...])
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """The same sums on any machine, and no waiting for busy cores: these networks are too small to share out."""
+    """The same sums on any machine; and these networks are too small to share out."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -15,7 +15,7 @@ def matrix(a: int, b: int, c: int, d: int) -> list[int]:
     return [a, b, 0, c, d, 0, 0, 0, 1 << 30]
 
 
-@pytest.mark.parametrize(("x", "y", "swap"), itertools.product((1, -1), (1, -1), (False, True)))
+@pytest.mark.parametrize(("x", "y", "swap"), list(itertools.product((1, -1), (1, -1), (False, True))))
 def test_turn_moves_each_pixel_where_the_matrix_sends_it(x: int, y: int, swap: bool) -> None:
     a, b, c, d = (0, x, y, 0) if swap else (x, 0, 0, y)
     orientation = Orientation.from_matrix(matrix(a * ONE, b * ONE, c * ONE, d * ONE))

@@ -23,7 +23,7 @@ def count_macs(model: VideoModel, *input_shapes: Sequence[int]) -> int:
 
     >>> from muybridge.models.registry import build
     >>> count_macs(build("r3d_10", width=0.125), (3, 16, 112, 112)) // 10**6
-    384
+    465
     """
     modes = {module: module.training for module in model.modules()}
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}

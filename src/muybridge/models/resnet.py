@@ -49,6 +49,7 @@ class ResidualBlock(nn.Module):
         input  [B, C, T, H, W]
         output [B, channels[-1], T', H', W']
 
+    >>> import torch
     >>> convs = [Conv3d(8, 8, (3, 1, 1)), Conv3d(8, 8, (1, 3, 3), stride=(1, 2, 2)), Conv3d(8, 32, (1, 1, 1))]
     >>> block = ResidualBlock(8, convs, (8, 8, 32), stride=(1, 2, 2), bn_eps=1e-5)
     >>> block(torch.zeros(2, 8, 4, 14, 14)).shape

@@ -11,21 +11,27 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from muybridge.config import AugmentConfig, ClipSpec, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from muybridge.data.annotations import label_names, read_samples
 from muybridge.data.splits import Splits, split
-from muybridge.data.views import video_info
 from muybridge.errors import ConfigError, DataError, VideoError
 from muybridge.train.log import duration_text
 from muybridge.train.setup import read_init
-from muybridge.types import Sample, VideoInfo
+from muybridge.types import Sample, Size, UInt8Array, VideoInfo
+from muybridge.video.decode import VideoReader
 
 __all__ = ["default_config", "mirrored_names"]
 
 NUM_FRAMES = 16
 NUM_PROBED = 24  # files that are opened to learn how large and how long the videos are
 LONG_SECONDS = 10.0  # in a longer piece 16 frames over the whole of it lie too far apart to show motion
+SIDES = ((112, (112, 96)), (88, (88, 80)), (0, (72, 64)))  # source's short side -> resize, crop
+SMALLEST_STD = 0.05  # of near-black videos: a smaller one would blow noise up
 LONG_FPS = 8.0  # 16 frames are then 2 s
 VAL_FRACTION = 0.2
 MIN_VIDEOS_FOR_VAL = 20
@@ -79,6 +85,10 @@ def default_config(
     if pixels and init is None:
         seconds = epochs * num_train * pixels / RATE_PIXELS / RATE_PER_CORE / num_cores()
         said.append(f"roughly {duration_text(seconds)} on {num_cores()} cores; the run itself measures it")
+    several = any(len(sample.labels) != 1 for sample in given.train)
+    if several:
+        said.append("some videos have several labels, or none: binary cross entropy")
+        optim = optim.model_copy(update={"label_smoothing": 0.0})
     config = TrainConfig(
         data=data,
         model=model,
@@ -86,14 +96,12 @@ def default_config(
         augment=_augment(label_names(given.train), said),
         optim=optim,
         epochs=epochs,
-        batch_size=min(16, max(2, num_train // 4)),
+        batch_size=min(8, max(2, num_train // 4)),
         seed=seed,
-        loss="bce" if any(len(sample.labels) != 1 for sample in given.train) else "cross_entropy",
+        loss="bce" if several else "cross_entropy",
         init=str(init) if init is not None else None,
         head_epochs=head_epochs,
     )
-    if config.loss == "bce":
-        said.append("some videos have several labels: binary cross entropy")
     return config, said
 
 
@@ -125,42 +133,59 @@ class Seen:
         short_side: median, pixels.
         seconds: median length of a piece.
         num_frames: median frames of a file.
-        aspect: median of width / height.
+        aspects: smallest and largest width / height.
+        mean: of each channel, white is 1.
+        std: of each channel over all pixels, white is 1.
     """
 
     short_side: int
     seconds: float
     num_frames: int
-    aspect: float
+    aspects: tuple[float, float]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
 
 
 def look_at(samples: Sequence[Sample]) -> Seen:
-    """Opens a few of the videos, evenly from the list.
+    """Opens a few of the videos, evenly from the list, and decodes three frames of each.
 
     Raises:
         DataError: none of them can be read.
     """
-    step = max(1, len(samples) // NUM_PROBED)
-    found: list[tuple[Sample, VideoInfo]] = []
+    infos: list[VideoInfo] = []
+    lengths: list[float] = []
+    frames: list[UInt8Array] = []
     problem = ""
+    step = max(1, len(samples) // NUM_PROBED)
     for sample in samples[::step][:NUM_PROBED]:
         try:
-            found.append((sample, video_info(sample.path)))
+            with VideoReader(sample.path) as reader:
+                info = reader.info
+                indices = [info.num_frames * part // 4 for part in (1, 2, 3)]
+                frames.append(reader.read(indices, size=Size(32, 32)))
         except VideoError as error:
             problem = str(error)
-    if not found:
+            continue
+        infos.append(info)
+        end = info.duration_seconds if sample.end_seconds is None else sample.end_seconds
+        lengths.append(end - sample.start_seconds)
+    if not infos:
         raise DataError(f"none of the videos that were looked at can be read; one of them: {problem}")
-    lengths = [
-        (sample.end_seconds if sample.end_seconds is not None else info.duration_seconds)
-        - sample.start_seconds
-        for sample, info in found
-    ]
+    pixels = np.concatenate(frames).reshape(-1, 3) / 255.0
+    aspects = [info.width / info.height for info in infos]
     return Seen(
-        short_side=round(statistics.median(min(info.size) for _, info in found)),
+        short_side=round(statistics.median(min(info.size) for info in infos)),
         seconds=statistics.median(lengths),
-        num_frames=round(statistics.median(info.num_frames for _, info in found)),
-        aspect=statistics.median(info.width / info.height for _, info in found),
+        num_frames=round(statistics.median(info.num_frames for info in infos)),
+        aspects=(min(aspects), max(aspects)),
+        mean=_three(pixels.mean(axis=0)),
+        std=_three(np.maximum(pixels.std(axis=0), SMALLEST_STD)),
     )
+
+
+def _three(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+    red, green, blue = (round(float(value), 3) for value in values)
+    return red, green, blue
 
 
 def _data_config(
@@ -181,19 +206,26 @@ def _data_config(
         said.append(f"a fifth {of_what} is held out to choose the best epoch")
         if not groups:
             said.append("if clips of one person or one recording lie on both sides, that number is too good")
-    side = short_side(seen)
-    num_bytes = (
-        len(given.train) * seen.num_frames * side * round(side * max(seen.aspect, 1 / seen.aspect)) * 3
-    )
+    num_bytes = len(given.train) * seen.num_frames * _frame_pixels(seen) * 3
     if run_dir is not None and num_bytes < CACHE_BYTES:
         changes["cache"] = str(Path(run_dir) / "cache")
         said.append(f"decoded frames are kept in {changes['cache']}, about {num_bytes / 1e6:.0f} MB")
     return data.model_copy(update=changes)
 
 
-def short_side(seen: Seen) -> int:
-    """To what the short side is resized: 128 at most."""
-    return min(128, max(72, seen.short_side))
+def sides(seen: Seen) -> tuple[int, int]:
+    """To what the short side is resized, and the crop of it: as large as the source, up to 112 and 96."""
+    return next(pair for at_least, pair in SIDES if seen.short_side >= at_least)
+
+
+def _same_shape(seen: Seen) -> bool:
+    return seen.aspects[1] <= 1.15 * seen.aspects[0]
+
+
+def _frame_pixels(seen: Seen) -> int:
+    side, _ = sides(seen)
+    longer = max(seen.aspects[1], 1 / seen.aspects[0])
+    return side * side if _same_shape(seen) else round(side * side * longer)
 
 
 def _network(
@@ -212,20 +244,24 @@ def _network(
         return ModelConfig(
             name=started.model, width=started.width, arguments=started.arguments
         ), started.specs
-    side = short_side(seen)
-    crop = side * 7 // 8 // 8 * 8
-    spec = ClipSpec(num_frames=NUM_FRAMES, frame_stride=None, resize=side, crop=crop)
+    side, crop = sides(seen)
+    frames: dict[str, Any] = {"num_frames": NUM_FRAMES, "frame_stride": None}
     if seen.seconds > LONG_SECONDS:
-        spec = ClipSpec(num_frames=NUM_FRAMES, frame_stride=1, fps=LONG_FPS, resize=side, crop=crop)
+        frames = {"num_frames": NUM_FRAMES, "fps": LONG_FPS}
         said.append(
             f"videos are {duration_text(seen.seconds)} long: a clip is {NUM_FRAMES / LONG_FPS:g} s of one, "
             f"so test with the protocol 10x1"
         )
     else:
         said.append(
-            f"a clip is {NUM_FRAMES} frames spread over the whole video (median {seen.seconds:.1f} s), "
-            f"{crop} x {crop} pixels cut from a short side of {side}"
+            f"a clip is {NUM_FRAMES} frames spread over the whole video (median {seen.seconds:.1f} s)"
         )
+    resize: int | tuple[int, int] = side
+    if _same_shape(seen):
+        resize = (side, side)
+        said.append(f"frames are squeezed to {side} x {side}, so that none of the picture is lost")
+    said.append(f"the network sees {crop} x {crop} pixels; mean and std are those of the videos")
+    spec = ClipSpec(**frames, resize=resize, crop=crop, mean=seen.mean, std=seen.std)
     said.append("a small R(2+1)D, 10 layers at a quarter of the paper's width: 0.9 million parameters")
     return ModelConfig(name="r2plus1d_10", width=0.25), (spec,)
 
@@ -234,17 +270,27 @@ def _augment(labels: tuple[str, ...], said: list[str]) -> AugmentConfig:
     if names := mirrored_names(labels):
         listed = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
         said.append(f"clips are not mirrored: that would change the class of {listed}")
-    return AugmentConfig(flip=not names)
+    return AugmentConfig(
+        crop="area", crop_area=(0.75, 1.2), flip=not names, brightness=0.2, contrast=0.2, saturation=0.2
+    )
 
 
 def _schedule(num_train: int, fine_tuning: bool, said: list[str]) -> tuple[int, OptimConfig, int]:
     """Epochs, optimiser, and epochs of the head alone."""
     epochs = min(EPOCHS[1], max(EPOCHS[0], round(CLIPS_OF_A_RUN / max(1, num_train))))
-    if fine_tuning:
-        epochs = max(EPOCHS[0], epochs // 3)
-        said.append(f"{epochs} epochs, in the first {epochs // 6} of which only the new head trains")
-        optim = OptimConfig(kind="adamw", lr=5e-4, weight_decay=0.05, warmup_epochs=1, clip_grad_norm=5.0)
-        return epochs, optim, epochs // 6
-    said.append(f"{epochs} epochs of {num_train} clips with AdamW, the rate falling as a cosine")
-    warmup = min(3.0, epochs / 10)
-    return epochs, OptimConfig(kind="adamw", lr=2e-3, weight_decay=0.05, warmup_epochs=warmup), 0
+    optim = OptimConfig(
+        kind="adamw",
+        lr=1e-3,
+        weight_decay=0.05,
+        warmup_epochs=min(5.0, epochs / 10),
+        clip_grad_norm=5.0,
+        ema_decay=0.99,
+        label_smoothing=0.1,
+    )
+    if not fine_tuning:
+        said.append(f"{epochs} epochs of {num_train} clips with AdamW, the rate falling as a cosine")
+        return epochs, optim, 0
+    epochs = max(EPOCHS[0], epochs // 3)
+    head_epochs = epochs // 6
+    said.append(f"{epochs} epochs; in the first {head_epochs} only the new head trains")
+    return epochs, optim.model_copy(update={"lr": 3e-4, "warmup_epochs": float(head_epochs)}), head_epochs

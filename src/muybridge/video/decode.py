@@ -84,7 +84,8 @@ class VideoReader:
         num_decoded: frames decoded so far: what the reading has cost.
 
     Raises:
-        VideoError: missing, a directory, empty, not a video, no video stream, frames of absurd size.
+        VideoError: missing, a directory, empty, not a video, no video stream.
+        DecodeError: no frame decodes, or frames of absurd size.
 
     >>> with VideoReader(np.zeros((3, 4, 6, 3), np.uint8)) as reader:
     ...     print(reader.info, reader.read([2, 0], size=Size(2, 3)).shape)
@@ -108,7 +109,8 @@ class VideoReader:
                 trusted=is_one_to_one(scan.packets, scan.facts),
                 threads=default_threads() if threads is None else threads,
             )
-            self._closing = stack.pop_all()
+            stack.pop_all()  # all is well: `close` closes
+        self._is_closed = False
         self._claim = self._finder.index  # what `info` is about; a damaged file may turn out to hold less
         self.info = scan.info(self._claim, exact=True)
         self._converter = _Converter(scan.orientation, self.info)
@@ -123,7 +125,8 @@ class VideoReader:
 
     def close(self) -> None:
         """Frees the decoder and closes the file. Closing twice is no error."""
-        self._closing.close()
+        self._is_closed = True
+        self._decoder.close()
 
     @property
     def num_decoded(self) -> int:
@@ -150,6 +153,8 @@ class VideoReader:
             DecodeError: a frame within the video that does not decode; says how many do.
         """
         wanted = self._checked(indices)
+        if self._is_closed:
+            raise VideoError(f"{self.info.path}: this reader has been closed; open another")
         height, width = size or self.info.size
         if height < 1 or width < 1:
             raise VideoError(
@@ -336,7 +341,7 @@ class _FileDecoder:
                     continue  # the container has landed between two keys
                 self._awaits_key = False
                 context.skip_frame = "NONREF" if is_needless(packet.pts) else "DEFAULT"
-                if packet.size or _is_flush(packet):  # AVI has empty ones; to the decoder they mean the end
+                if packet.size or _is_flush(packet):  # Theora has empty ones; to decoders they mean the end
                     for frame in packet.decode():
                         self.num_decoded += 1
                         yield frame
@@ -362,7 +367,8 @@ class _FileDecoder:
             packets = [packet._replace(is_corrupt=True) for packet in packets]
         if first is None:
             raise DecodeError(
-                f"{self.name}: not one frame of its {len(packets)} packets decodes; get it anew or drop it"
+                f"{self.name}: not one of its frames decodes, or they have more than {MAX_PIXELS} pixels; "
+                "get it anew or drop it"
             )
         self.num_decoded += 1
         return Scan(
@@ -415,9 +421,6 @@ def _video_stream(container: InputContainer, name: str) -> VideoStream:
     stream = videos[0]
     if stream.codec_context is None:
         raise VideoError(f"{name}: FFmpeg has no decoder for its video; convert it to h264")
-    width, height = stream.codec_context.width, stream.codec_context.height
-    if width * height > MAX_PIXELS:
-        raise VideoError(f"{name} claims frames of {width}x{height}; at most {MAX_PIXELS} pixels are decoded")
     for other in container.streams:
         if other is not stream:
             other.discard = Discard.all
