@@ -1,5 +1,4 @@
 import gc
-import io
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from muybridge.data.views import load_view
 from muybridge.errors import ConfigError, VideoError, WeightsError
 from muybridge.models.contract import Card, VideoModel
 from muybridge.predict import Broken, VideoScores, recognize, recognize_each, run_views, to_prediction
+from muybridge.predict.loading import Job
 from muybridge.protocol import get_protocol, plan_views
 from muybridge.types import Sample
 from muybridge.video.decode import VideoReader
@@ -195,21 +195,24 @@ def test_files_and_threads_are_closed(videos, num_workers):
     assert not [one for one in threading.enumerate() if one.name.startswith("muybridge-decode")]
 
 
+def test_few_files_are_open_at_a_time(videos):
+    process = psutil.Process()
+    before = process.num_fds()
+    opened = [process.num_fds() - before for _ in run_views(tiny(), videos * 6, "2x3", batch_size=6)]
+    assert len(opened) == 18
+    assert max(opened) <= 4
+
+
 def test_the_crops_of_a_clip_are_decoded_once(videos):
-    class Counting(io.BytesIO):
-        count = 0
-
-        def read(self, size: int | None = -1) -> bytes:
-            data = super().read(size)
-            self.count += len(data)
-            return data
-
-    counts = []
-    for name in ("5x1", "5x10"):
-        file = Counting(videos[0].read_bytes())
-        list(run_views(tiny(), [file], name))
-        counts.append(file.count)
-    assert counts[0] == counts[1]
+    decoded = []
+    for name in ("2x1", "2x10"):
+        job = Job(0, videos[0], get_protocol(name), (SPEC,), None)
+        assert len(job.load(0)) == job.protocol.num_crops
+        with job._reader() as reader:
+            assert reader is not None
+            decoded.append(reader.num_decoded)
+        job.close()
+    assert decoded[0] == decoded[1] > 0
 
 
 def test_a_cache_changes_nothing(videos, tmp_path):

@@ -6,6 +6,7 @@ others, one video of these is recognised, and a report shows all of it. What is 
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -55,6 +56,7 @@ def run(
     epochs: int | None = None,
     num_groups: int = 10,
     clips_per_group: int = 2,
+    recipe: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> DemoResult:
     """Renders, trains, tests, recognises and reports; all files lie in `out`.
@@ -65,6 +67,7 @@ def run(
         epochs: passes over the training videos; None takes the recipe's.
         num_groups: people in the videos; the last three of ten are the test.
         clips_per_group: videos of each action by each of them.
+        recipe: settings of the training; None takes those of the package.
         say: given a line for people at each step.
 
     Raises:
@@ -82,7 +85,7 @@ def run(
         on_progress=_every(say),
     )
     test = [sample for sample in samples if sample.split == "test"]
-    config = demo_config(out, seed=seed, epochs=epochs)
+    config = demo_config(out, recipe, seed=seed, epochs=epochs)
     say(f"2/4  training {config.model.name} on {len(samples) - len(test)} videos, {config.epochs} epochs")
     run_dir = out / "run"
     train(config, run_dir, resume=has_state(run_dir))
@@ -109,12 +112,12 @@ def run(
     )
 
 
-def demo_config(out: Path, *, seed: int, epochs: int | None) -> TrainConfig:
+def demo_config(out: Path, recipe: Path | None, *, seed: int, epochs: int | None) -> TrainConfig:
     """The recipe, pointed to the rendered figures."""
-    with resources.as_file(RECIPE) as path:
-        recipe = TrainConfig.from_yaml(path)
-    data = recipe.data.model_copy(update={"root": str(out / "figures"), "cache": str(out / "cache")})
-    return recipe.model_copy(update={"data": data, "seed": seed, "epochs": epochs or recipe.epochs})
+    with nullcontext(recipe) if recipe is not None else resources.as_file(RECIPE) as path:
+        chosen = TrainConfig.from_yaml(path)
+    data = chosen.data.model_copy(update={"root": str(out / "figures"), "cache": str(out / "cache")})
+    return chosen.model_copy(update={"data": data, "seed": seed, "epochs": epochs or chosen.epochs})
 
 
 def _every(say: Callable[[str], None], share: float = 0.25) -> Callable[[int, int], None]:

@@ -128,7 +128,7 @@ def test_a_given_split_counts_instead_of_the_files_own(samples: list[Sample]) ->
 
 
 def test_short_clips(samples: list[Sample]) -> None:
-    specs = [ClipSpec(num_frames=4, frame_stride=4)]  # spans 13 frames
+    specs = [ClipSpec(num_frames=4, frame_stride=4), ClipSpec(num_frames=8)]  # the longest spans 13 frames
     late = Sample(path=samples[5].path, labels=("wave",), start_seconds=9)
     piece = Sample(path=samples[5].path, labels=("wave",), end_seconds=0.4)
     report = check([*samples, late, piece], specs=specs)

@@ -87,18 +87,24 @@ def test_processes_use_one_thread_each_and_die_loudly() -> None:
 
 
 SCRIPT = """
-import time
+import signal, time
 from muybridge.data.workers import ProcessWorkers
 
-def hang(task, begin):
-    begin(task)
-    time.sleep(1000)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+
+def sleep(seconds, begin):
+    begin(seconds)
+    time.sleep(seconds)
 
 if __name__ == "__main__":
-    workers = ProcessWorkers(hang, 2)
+    workers = ProcessWorkers(sleep, 2)
     try:
-        futures = [workers.submit(task) for task in range(4)]
-        while len(workers.watch.current) < 2:
+        for seconds in (1, 1):
+            workers.submit(seconds)
+        while len(workers.watch.pids) < 2 or workers.watch.current:
+            time.sleep(0.01)
+        workers.submit(1000)  # one hangs, the other one waits
+        while not workers.watch.current:
             time.sleep(0.01)
         print(*workers.watch.pids, flush=True)
         time.sleep(100)

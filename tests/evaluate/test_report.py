@@ -58,7 +58,7 @@ class Page(HTMLParser):
 def evaluation(tmp_path_factory) -> Evaluation:
     """Six videos, of which two are taken for something else; the first of these is gone since."""
     folder = tmp_path_factory.mktemp("clips")
-    guesses = [0, 1, 2, 0, 2, 1]  # of truths 0 1 2 0 1 2
+    guesses = [0, 1, 2, 0, 0, 1]  # of truths 0 1 2 0 1 2
     protocol = get_protocol("2x1")
     samples, logits = [], []
     for k, guess in enumerate(guesses):

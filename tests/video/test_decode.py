@@ -1,5 +1,6 @@
 """The law of the reader: frame i is the i-th frame that plain decoding from the start yields."""
 
+import io
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
@@ -286,6 +287,29 @@ def test_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
         with pytest.raises(DecodeError, match=r"\d+ of the 60 frames asked for decode"):
             reader.read(range(60))
         assert np.array_equal(reader.read([5, 9]), expected[[5, 9]])
+
+
+class Flickering(io.BytesIO):
+    """A file that has lost its second half every other time that it is read from its start."""
+
+    opened = 0
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self.opened += offset == whence == 0
+        return super().seek(offset, whence)
+
+    def read(self, size: int | None = -1) -> bytes:
+        is_lost = self.opened > 2 and self.opened % 2 and self.tell() > len(self.getvalue()) // 2
+        return b"" if is_lost else super().read(min(size or 0, 256))
+
+
+def test_file_that_is_another_each_time(tmp_path: Path) -> None:
+    path = encode(tmp_path / "flickers.h264", options=OPEN_GOP)
+    with (
+        VideoReader(Flickering(path.read_bytes()), threads=1) as reader,
+        pytest.raises(DecodeError, match=r"<file object> decodes otherwise each time: is it still being"),
+    ):
+        reader.read([55])
 
 
 def test_not_one_frame_decodes(tmp_path: Path) -> None:

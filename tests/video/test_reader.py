@@ -242,6 +242,15 @@ def test_matrix_and_range_of_the_file(
         assert np.abs(reader.read([0])[0].astype(int) - rgb).max() <= 3
 
 
+def test_matrix_that_swscale_does_not_know(tmp_path: Path) -> None:
+    path = flat(tmp_path / "ictcp.mp4", (81, 90, 240), colorspace=14)
+    with (
+        VideoReader(path) as reader,
+        pytest.raises(VideoError, match="yuv420p with colour matrix 14 into RGB"),
+    ):
+        reader.read([0])
+
+
 def test_alpha_is_dropped(tmp_path: Path) -> None:
     """Pixels under a transparent mask keep their colour."""
     with av.open(str(tmp_path / "alpha.mov"), "w") as container:

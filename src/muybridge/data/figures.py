@@ -14,24 +14,19 @@ import functools
 import hashlib
 import json
 import multiprocessing
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
-
-from muybridge.data.figure_drawing import Body, Camera, draw, random_body
-from muybridge.data.figure_motions import MOTIONS, Style
-from muybridge.data.figure_scenes import STRIP_HEIGHTS, random_scene
-from muybridge.data.figure_skeleton import joints
+from muybridge.data.figure_clips import ClipPlan, frames
+from muybridge.data.figure_motions import MOTIONS
 from muybridge.errors import DataError
 from muybridge.files import atomic_path
-from muybridge.types import Sample, UInt8Array
+from muybridge.types import Sample
 from muybridge.video.encode import write_video
+
+__all__ = ["ACTIONS", "MOTION_PAIRS", "ClipPlan", "frames", "render"]
 
 ACTIONS: tuple[str, ...] = tuple(MOTIONS)
 MOTION_PAIRS: tuple[tuple[str, str], ...] = (
@@ -43,44 +38,6 @@ TEST_PART = 0.3  # of the groups: the last ones
 MARKER = "figures.json"
 LABELS = "labels.csv"
 VERSION = 1  # of the drawing: raise it when the same arguments give other pixels
-SUPERSAMPLING = 3  # drawn so much larger, then averaged: smooth edges and motion below one pixel
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipPlan:
-    """Everything that decides one clip.
-
-    Attributes:
-        action: a key of MOTIONS.
-        group: which person, from 0.
-        clip: which of their clips of the action, from 0; clips of one number share a place.
-        seed: of the whole set.
-        short_side_px: height; the width is 4/3 of it.
-        num_frames: frames.
-        fps: frames a second.
-    """
-
-    action: str
-    group: int
-    clip: int
-    seed: int = 0
-    short_side_px: int = 96
-    num_frames: int = 40
-    fps: float = 25.0
-
-    @property
-    def group_name(self) -> str:
-        """Such as "person03"."""
-        return f"person{self.group + 1:02d}"
-
-    @property
-    def file_name(self) -> str:
-        """Where the clip lies in the folder of the set.
-
-        >>> ClipPlan(action="walk", group=2, clip=0).file_name
-        'walk/person03_1.mp4'
-        """
-        return f"{self.action}/{self.group_name}_{self.clip + 1}.mp4"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,105 +162,6 @@ def render(
     _write_labels(folder, samples)
     _write_marker(folder, wanted, {plan.file_name: _digest(folder / plan.file_name) for plan in plans})
     return samples
-
-
-def frames(plan: ClipPlan) -> Iterator[UInt8Array]:
-    """The clip as RGB frames, each [H, W, 3]."""
-    motion = MOTIONS[plan.action]
-    rng = _rng(plan.seed, "clip", plan.action, plan.group, plan.clip)
-    style = Style(
-        amplitude=rng.uniform(0.85, 1.12),
-        stance=rng.uniform(2.0, 9.0),
-        slack=rng.uniform(2.0, 22.0),
-        is_mirrored=bool(rng.integers(2)),
-    )
-    seconds = np.arange(plan.num_frames) / plan.fps
-    # Any phase may come first: a cycle that always began at the same pose would give its direction away.
-    pace = motion.cycles_per_second * rng.uniform(0.8, 1.25)
-    pose = motion.perform(rng.uniform() + pace * seconds, style)
-    follow_hips = motion.travel != (0.0, 0.0)
-    height_px = plan.short_side_px * SUPERSAMPLING
-    camera, sway_px = _camera(rng, motion.view_degrees, seconds, height_px)
-    body = _body(plan.seed, plan.group)
-    skeleton = joints(pose, body.build, num_frames=plan.num_frames, follow_hips=follow_hips)
-    travel_px = camera.across(*motion.travel) * pace * seconds * (-1 if motion.is_backwards else 1)
-    start_px = rng.uniform() * STRIP_HEIGHTS * height_px  # anywhere: what has been passed must tell nothing
-    pictures = _places(plan, start_px + travel_px - sway_px, height_px)
-    draw(pictures, body, skeleton, camera)
-    gain = (rng.uniform(0.85, 1.1) * rng.uniform(0.95, 1.05, 3)).astype(np.float32)
-    noise = _noise(rng, plan)
-    for picture in pictures:
-        pixels = np.asarray(picture.reduce(SUPERSAMPLING)) * gain
-        pixels += next(noise)
-        yield np.clip(pixels, 0, 255, out=pixels).astype(np.uint8)
-
-
-def _rng(*key: int | str) -> np.random.Generator:
-    """Randomness that belongs to one thing, whatever else is rendered."""
-    return np.random.default_rng(
-        [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key]
-    )
-
-
-@functools.lru_cache(maxsize=64)
-def _body(seed: int, group: int) -> Body:
-    # Hues that follow each other at the golden section stay apart, however many there are.
-    return random_body(_rng(seed, "body", group), top_hue=_rng(seed, "hue").uniform() + 0.618 * group)
-
-
-@functools.lru_cache(maxsize=4)
-def _strip(seed: int, group: int, clip: int, height_px: int, width_px: int) -> Image.Image:
-    """The place of a group's n-th clips, whatever the action; its start once more at its end."""
-    kind = group + 3 * clip  # neighbours in another place, and each clip of a person as well
-    strip = random_scene(_rng(seed, "scene", group, clip), kind, height_px)
-    longer = Image.new("RGB", (strip.width + width_px, height_px))
-    longer.paste(strip, (0, 0))
-    longer.paste(strip.crop((0, 0, width_px, height_px)), (strip.width, 0))
-    return longer
-
-
-def _places(plan: ClipPlan, offsets_px: Iterable[float], height_px: int) -> list[Image.Image]:
-    """What is behind the figure in each frame."""
-    width_px = _width(plan.short_side_px) * SUPERSAMPLING
-    strip = _strip(plan.seed, plan.group, plan.clip, height_px, width_px)
-    lefts = [round(offset) % (strip.width - width_px) for offset in offsets_px]
-    return [strip.crop((left, 0, left + width_px, height_px)) for left in lefts]
-
-
-def _camera(
-    rng: np.random.Generator, view_degrees: tuple[float, float], seconds: np.ndarray, height_px: int
-) -> tuple[Camera, np.ndarray]:
-    """A camera in somebody's hand, and how far it sways, in pixels a frame."""
-    width_px = height_px * 4 / 3
-    turn = rng.uniform(*view_degrees) * rng.choice([-1, 1])
-    sway = 0.006 * height_px * np.sin(2 * np.pi * (rng.uniform(0.2, 0.6) * seconds + rng.uniform()))
-    camera = Camera(
-        turn_degrees=turn,
-        tilt_degrees=rng.uniform(0, 12),
-        height_px=height_px * rng.uniform(0.65, 0.74),
-        floor_px=height_px * rng.uniform(0.92, 0.96),
-        center_px=width_px * rng.uniform(0.44, 0.56) + sway,
-    )
-    return camera, sway
-
-
-def _noise(rng: np.random.Generator, plan: ClipPlan) -> Iterator[npt.NDArray[np.float32]]:
-    """Noise of a sensor, around 1/2 to round what follows: each frame is another cut from one large field."""
-    margin, width_px = 64, _width(plan.short_side_px)
-    shape = (plan.short_side_px + margin, width_px + margin, 3)
-    field = 0.5 + np.float32(rng.uniform(0.8, 2.2)) * rng.standard_normal(shape, np.float32)
-    while True:
-        top, left = rng.integers(margin, size=2).tolist()
-        yield field[top : top + plan.short_side_px, left : left + width_px]
-
-
-def _width(short_side_px: int) -> int:
-    """Four thirds of the height, even.
-
-    >>> _width(96)
-    128
-    """
-    return 2 * round(short_side_px * 2 / 3)
 
 
 def _read_marker(folder: Path, wanted: _Set) -> dict[str, str]:

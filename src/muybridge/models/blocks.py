@@ -82,8 +82,11 @@ class Conv3d(nn.Conv3d):
         return F.pad(x, (w, w, h, h, t, t)), (self._pad[0] - t, self._pad[1] - h, self._pad[2] - w)
 
     def _frame_by_frame(self, x: Tensor, pad: Size3) -> Tensor:
-        frames = x[:, :, :: self.stride[0]].transpose(1, 2)  # [B, T', C, H, W]
-        y = F.conv2d(frames.flatten(0, 1), self.weight.squeeze(2), self.bias, self.stride[1:], pad[1:])
+        t, h, w = self.stride
+        if self.kernel_size == (1, 1, 1):  # what the stride passes over need not be copied
+            x, h, w = x[..., ::h, ::w], 1, 1
+        frames = x[:, :, ::t].transpose(1, 2)  # [B, T', C, H, W]
+        y = F.conv2d(frames.flatten(0, 1), self.weight.squeeze(2), self.bias, (h, w), pad[1:])
         return y.view(*frames.shape[:2], *y.shape[1:]).transpose(1, 2)
 
     def _pixel_by_pixel(self, x: Tensor, pad: Size3) -> Tensor:

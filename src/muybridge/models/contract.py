@@ -139,20 +139,24 @@ class VideoModel(nn.Module):
         """
         if layer is None:
             return self.forward_features(*inputs)
-        kept: list[Any] = []
-        handle = self._layer(layer).register_forward_hook(lambda module, args, output: kept.append(output))
+        pooled: list[Tensor] = []
+        batch = len(inputs[0])
+
+        def pool(module: nn.Module, args: object, output: object) -> None:
+            # At once: the layers that follow may write into the output.
+            if isinstance(output, Tensor):
+                means = output.flatten(2).mean(2) if output.ndim > 2 else output.clone()
+                # Snippets or frames may be folded into the batch.
+                pooled.append(means.view(batch, -1, means.shape[1]).mean(1))
+
+        handle = self._layer(layer).register_forward_hook(pool)
         try:
             self.forward(*inputs)
         finally:
             handle.remove()
-        if len(kept) != 1 or not isinstance(kept[0], Tensor):
+        if len(pooled) != 1:
             raise ConfigError(f"layer '{layer}' of {self.name or type(self).__name__} gives no single tensor")
-        output: Tensor = kept[0]
-        batch = len(inputs[0])
-        pooled = output.flatten(2).mean(2) if output.ndim > 2 else output
-        if len(pooled) != batch:  # snippets or frames folded into the batch
-            pooled = pooled.view(batch, -1, pooled.shape[1]).mean(1)
-        return pooled
+        return pooled[0]
 
     @property
     def bf16_safe(self) -> bool:

@@ -65,7 +65,7 @@ DEPTHS = {
 }
 CHANNELS = (64, 128, 256, 512)
 # fmt: on
-STEM_MID_CHANNELS = 45  # Sec. 4.1 does not derive it; the formula would give 83
+STEM_MID_CHANNELS = 45  # the formula would give 83
 KINETICS_MEAN = (0.43216, 0.394666, 0.37645)
 KINETICS_STD = (0.22803, 0.22145, 0.216989)
 

@@ -35,7 +35,7 @@ class ModelEntry:
     accuracy: str = ""
 
 
-# Tables 1 and 4 of the paper: top-1 on Kinetics-400's validation videos, 10 clips a video, from scratch.
+# Published top-1 on Kinetics-400's validation videos: from scratch, 10 clips a video.
 CLOSER_LOOK = {
     18: {  # 16 frames
         "r2d": 58.9, "fr2d": 60.5, "r3d": 64.2, "mc2": 64.2, "mc3": 64.7, "mc4": 65.1, "mc5": 65.1,

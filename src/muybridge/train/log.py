@@ -154,6 +154,7 @@ class RunLog:
         self.num_epochs, self.total_steps, self.first_step = num_epochs, total_steps, first_step
         self._console = Console(stderr=True)
         self._pending = Tally()
+        self._epoch = Tally()
         self._last: _Last | None = None
         self._measured = Tally()
         self._measured_steps = 0
@@ -197,10 +198,11 @@ class RunLog:
             gradient_norm: before clipping.
         """
         self._pending.add(tally)
+        self._epoch.add(tally)
         self._last = _Last(epoch, step, lr, gradient_norm)
         if self._bar is not None:
             bar, task = self._bar
-            bar.update(task, completed=step, description=_bar_text(epoch, self.num_epochs, self._pending))
+            bar.update(task, completed=step, description=_bar_text(epoch, self.num_epochs, self._epoch))
         if step % self.every == 0:
             self.flush()
         self._estimate(step - self.first_step, tally)
@@ -213,6 +215,7 @@ class RunLog:
     def epoch(self, record: EpochRecord) -> None:
         """One pass over the samples is done."""
         self.flush()
+        self._epoch = Tally()
         self._emit(record)
         self.say(_epoch_text(record, self.num_epochs))
 

@@ -161,11 +161,17 @@ class VideoReader:
                 f"{self.info.path}: the size {width}x{height} was asked for; both must be above 0"
             )
         out = np.empty((len(wanted), height, width, 3), dtype=np.uint8)
-        try:
-            self._fill(out, wanted, resize_filter)
-        except MisreadError:
-            self._finder.recount()
-            self._fill(out, wanted, resize_filter)
+        for is_last_try in (False, True):
+            try:
+                self._fill(out, wanted, resize_filter)
+            except MisreadError:
+                if is_last_try:
+                    raise DecodeError(
+                        f"{self.info.path} decodes otherwise each time: is it still being written?"
+                    ) from None
+                self._finder.recount()
+            else:
+                break
         return out
 
     def read_clip(
@@ -237,9 +243,15 @@ class _Converter:
 
     def _convert(self, frame: VideoFrame, size: Size) -> UInt8Array:
         """A view into an RGB frame of FFmpeg's, whose lines may be longer than the picture."""
-        rgb = self._reformatter.reformat(
-            frame, size.width, size.height, "rgb24", interpolation=Interpolation.BILINEAR, threads=1
-        )
+        try:
+            rgb = self._reformatter.reformat(
+                frame, size.width, size.height, "rgb24", interpolation=Interpolation.BILINEAR, threads=1
+            )
+        except av.FFmpegError:
+            found = f"{frame.format.name} with colour matrix {frame.colorspace}"
+            raise VideoError(
+                f"{self._path}: FFmpeg cannot turn {found} into RGB; convert the file to h264 with BT.709"
+            ) from None
         plane = rgb.planes[0]
         return np.ndarray((*size, 3), np.uint8, buffer=memoryview(plane), strides=(plane.line_size, 3, 1))
 

@@ -79,24 +79,27 @@ def write_video(
     if first is None:
         raise VideoError(f"cannot write {path}: there are no frames, and a video needs at least one")
     # A file object and not a name: FFmpeg would take a name like "a:b.mp4" for a protocol.
-    with (
-        atomic_path(path) as temporary,
-        temporary.open("wb") as file,
-        av.open(file, "w", format=container_name, container_options={"fflags": "+bitexact"}) as container,
-    ):
-        stream = _add_stream(container, path, codec, Fraction(fps).limit_denominator(100_000))
-        stream.height, stream.width = first.shape[:2]
-        stream.pix_fmt = pixel_format if codec != "gif" else "rgb8"
-        stream.gop_size = gop
-        stream.codec_context.max_b_frames = b_frames
-        _set_quality(stream, codec, crf)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        container = av.open(file, "w", format=container_name, container_options={"fflags": "+bitexact"})
         try:
+            stream = _add_stream(container, path, codec, Fraction(fps).limit_denominator(100_000))
+            stream.height, stream.width = first.shape[:2]
+            stream.pix_fmt = pixel_format if codec != "gif" else "rgb8"
+            stream.gop_size = gop
+            stream.codec_context.max_b_frames = b_frames
+            _set_quality(stream, codec, crf)
             _encode(container, stream, itertools.chain([first], checked))
         except av.FFmpegError as error:
+            file.close()
             if isinstance(error, OSError):  # the disk, not the encoder: atomic_path knows what to say
                 raise
             found = f"{stream.width}x{stream.height} {stream.pix_fmt}"
             raise VideoError(f"cannot write {path}: {codec} does not take {found} ({error})") from None
+        except BaseException:
+            file.close()  # PyAV would write the end of the file, fail once more and hide the first error
+            raise
+        finally:
+            container.close()
 
 
 def _container_name(path: Path) -> str:
@@ -166,8 +169,8 @@ def _set_quality(stream: VideoStream, codec: str, crf: int) -> None:
         context.options = {"crf": str(crf), "b": "10M" if codec == "vp8" else "0", "cpu-used": "4"}
     elif codec in ("mpeg4", "mpeg2video", "mjpeg"):
         # Their quantiser is a step, where x264's is the logarithm of one: 18 -> 2, 24 -> 4, 30 -> 8.
-        context.qscale = True
-        context.global_quality = min(31, max(1, round(2 ** ((crf - 12) / 6))))
+        step = str(min(31, max(1, round(2 ** ((crf - 12) / 6)))))
+        context.options = {"qmin": step, "qmax": step}
 
 
 def _encode(container: OutputContainer, stream: VideoStream, frames: Iterable[UInt8Array]) -> None:
