@@ -9,6 +9,11 @@ from hypothesis import settings
 settings.register_profile("muybridge", deadline=None)  # a loaded machine is slow, not wrong
 settings.load_profile("muybridge")
 
+collect_ignore_glob = [
+    "conftest.py",
+    "*/conftest.py",
+]  # several of one name: not modules to look for doctests in
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

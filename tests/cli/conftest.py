@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from commands import ACTIONS
 
+from cli.commands import ACTIONS
 from muybridge.cli import main
 from muybridge.data.figures import render
 from muybridge.models.registry import build

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import ACTIONS, in_process, only_line
 
 import muybridge
+from cli.commands import ACTIONS, in_process, only_line
 from muybridge.cli import main
 
 

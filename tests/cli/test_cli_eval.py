@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from commands import ACTIONS, only_line
+from cli.commands import ACTIONS, only_line
 
 
 def test_eval_tests_the_split_and_writes_what_it_is_asked_for(

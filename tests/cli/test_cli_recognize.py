@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from commands import ACTIONS, only_line
+
+from cli.commands import ACTIONS, only_line
 
 
 def test_recognize_prints_labels_and_scores(run, clip: Path, checkpoint: Path):

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import ACTIONS, in_process, only_line
 
+from cli.commands import ACTIONS, in_process, only_line
 from muybridge.cli.training import _free_folder
 from muybridge.config import TrainConfig
 from muybridge.weights.store import load

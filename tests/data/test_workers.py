@@ -16,7 +16,7 @@ import torch
 
 from muybridge.data.workers import NOTHING, ProcessWorkers, ThreadWorker
 
-HANG, DIE, FAIL, THREADS = 101, 102, 103, 104
+HANG, DIE, FAIL, THREADS, PAUSE = 101, 102, 103, 104, 105
 
 Workers = ThreadWorker[int, tuple[int, ...]] | ProcessWorkers[int, tuple[int, ...]]
 
@@ -26,6 +26,8 @@ def load(task: int, begin: Callable[[int], None]) -> tuple[int, ...]:
     begin(task)
     if task == HANG:
         time.sleep(1000)
+    if task == PAUSE:
+        time.sleep(1)
     if task == DIE:
         os._exit(1)
     if task == FAIL:
@@ -72,6 +74,15 @@ def test_closing_does_not_wait_for_a_task_that_hangs(workers: Workers) -> None:
     assert time.monotonic() - start < 60
     assert not hanging.done() or hanging.exception() is not None
     assert waiting.cancelled() or not waiting.done() or waiting.exception() is not None
+
+
+def test_closing_drops_what_waits(workers: Workers) -> None:
+    pause = workers.submit(PAUSE)
+    assert wait_until(lambda: PAUSE in workers.watch.current)
+    waiting = [workers.submit(PAUSE) for _ in range(20)]
+    workers.close(60)
+    assert pause.result(0)[0] == PAUSE
+    assert sum(future.cancelled() for future in waiting) > 10  # a pool has a few on their way already
 
 
 def test_processes_use_one_thread_each_and_die_loudly() -> None:

@@ -2,7 +2,6 @@
 
 import inspect
 import json
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -16,15 +15,6 @@ from muybridge.models.registry import MODELS, build, find
 
 FRAMES = 4
 CLIP = (2, 3, FRAMES, 16, 16)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Layers this small are done before a second thread has woken up."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=MODELS)

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_runs import BATCHNORMS, NETWORK, log_lines, tiny_config, weights
 from torch import nn
 
-from muybridge.config import ClipSpec, ModelConfig, OptimConfig
+from muybridge.config import AugmentConfig, ClipSpec, ModelConfig, OptimConfig
 from muybridge.data.annotations import read_samples
 from muybridge.errors import BrokenFilesError, NonFiniteError, TrainingError
 from muybridge.models.contract import VideoModel
@@ -26,14 +26,20 @@ def test_a_run_learns_and_writes_its_folder(
     figures_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     events: list[StepRecord | EpochRecord] = []
-    config = tiny_config(figures_dir, epochs=12, optim=OptimConfig(kind="adamw", lr=0.01))
+    config = tiny_config(
+        figures_dir,
+        epochs=16,
+        batch_size=6,
+        augment=AugmentConfig(crop="center", flip=False),
+        optim=OptimConfig(kind="adamw", lr=0.01),
+    )
     result = train(config, tmp_path / "run", on_event=events.append)
 
     epochs = log_lines(result.run_dir, "epoch")
-    assert epochs[-1]["loss"] < 0.8 * epochs[0]["loss"]
-    assert [line["epoch"] for line in epochs] == list(range(1, 13))
+    assert epochs[-1]["loss"] < 0.6 * epochs[0]["loss"]  # 0.2 to 0.4 times, over several seeds
+    assert [line["epoch"] for line in epochs] == list(range(1, 17))
     steps = log_lines(result.run_dir, "step")
-    assert [line["step"] for line in steps] == list(range(1, 37))  # 3 a pass
+    assert [line["step"] for line in steps] == list(range(1, 33))  # 2 a pass
     assert steps[-1]["lr"] < 0.01 * steps[0]["lr"]
     assert log_lines(result.run_dir, "start")[0]["world_size"] == 1
     assert len(events) == len(epochs) + len(steps)
@@ -44,13 +50,13 @@ def test_a_run_learns_and_writes_its_folder(
     card = read_card(result.run_dir)
     assert card.labels == ("box", "clap", "walk")
     assert card.specs == config.clip
-    assert card.metrics["epoch"] == 12
+    assert card.metrics["epoch"] == 16
     assert (result.run_dir / "state" / "state.json").is_file()
     assert type(config).from_yaml(result.run_dir / "config.yaml") == config
     printed = capsys.readouterr().err
     assert "3 classes, 12 training clips of 4 groups, no validation" in printed
     assert "clips/s: about" in printed  # the estimate after 20 steps
-    assert "epoch 12/12: loss" in printed
+    assert "epoch 16/16: loss" in printed
 
 
 def test_the_best_checkpoint_is_the_one_of_the_best_validation(figures_dir: Path, tmp_path: Path) -> None:

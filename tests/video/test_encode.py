@@ -15,7 +15,7 @@ from muybridge.video.encode import CONTAINERS, write_video
 
 FORMATS = [
     ("a.mp4", {}),
-    ("a.m4v", {"b_frames": 2}),
+    ("a.m4v", {"b_frames": 3}),
     ("a.mov", {"pixel_format": "yuv444p"}),
     ("a.mkv", {"codec": "hevc"}),
     ("a.avi", {"codec": "mpeg4"}),
@@ -43,13 +43,14 @@ def test_what_is_written_is_read_and_is_the_same_each_time(
     path = tmp_path / name
     write_video(path, waves(30), fps=20, **options)  # type: ignore[arg-type]
     first = path.read_bytes()
-    write_video(path, waves(30), fps=20, **options)  # type: ignore[arg-type]
-    assert path.read_bytes() == first
+    for _ in range(3):
+        write_video(path, waves(30), fps=20, **options)  # type: ignore[arg-type]
+        assert path.read_bytes() == first
     with VideoReader(path) as reader:
         assert reader.info.num_frames == 30
         assert reader.info.fps == pytest.approx(20)
         difference = np.abs(reader.read(range(30)).astype(int) - np.stack(list(waves(30))))
-    worst = {"lossless.mkv": 0, "a.gif": 20}.get(name, 4)
+    worst = {"lossless.mkv": 0, "a.gif": 20}.get(name, 5)
     assert difference.mean() <= worst
 
 

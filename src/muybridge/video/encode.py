@@ -161,10 +161,12 @@ def _set_quality(stream: VideoStream, codec: str, crf: int) -> None:
     context = stream.codec_context
     context.thread_count = 1
     context.flags |= CodecFlags.bitexact.value
-    if codec in ("h264", "hevc"):
-        context.options = {"crf": str(crf), "preset": "veryfast"}
-        if codec == "hevc":
-            context.options |= {"x265-params": "pools=1:frame-threads=1:info=0:log-level=error"}
+    if codec == "h264":
+        # x264's macroblock tree reads memory that it has not set: with it the same frames gave other bytes.
+        context.options = {"crf": str(crf), "preset": "veryfast", "x264-params": "mbtree=0"}
+    elif codec == "hevc":
+        one_thread = "pools=1:frame-threads=1:info=0:log-level=error"
+        context.options = {"crf": str(crf), "preset": "veryfast", "x265-params": one_thread}
     elif codec in ("vp8", "vp9"):
         context.options = {"crf": str(crf), "b": "10M" if codec == "vp8" else "0", "cpu-used": "4"}
     elif codec in ("mpeg4", "mpeg2video", "mjpeg"):

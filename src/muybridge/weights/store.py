@@ -4,7 +4,9 @@ A file of someone else's goes through `build(name, weights=FILE)`.
 """
 
 import json
+import os
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -71,7 +73,10 @@ def save(
     _check_card(card, num_classes=model.num_classes, modalities=model.modalities, where=str(path))
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={CARD: json.dumps(card.to_dict())})
+        try:
+            save_file(tensors, temporary, metadata={CARD: json.dumps(card.to_dict())})
+        except SafetensorError as error:
+            raise _as_os_error(error) from error
     return card
 
 
@@ -311,3 +316,9 @@ def _fitting_names(tensors: Mapping[str, Tensor], *, width: float) -> list[str]:
             for name in registry.MODELS
             if not mismatches(tensors, registry.build(name, width=width), trunk_only=True)
         ]
+
+
+def _as_os_error(error: SafetensorError) -> OSError:
+    """What the system said: safetensors keeps its number, a full disk's for one, in the text alone."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
