@@ -28,7 +28,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import torchvision
-from common import machine
+from common import machine, report
 
 from muybridge.config import OptimConfig
 from muybridge.models.memory import keep_freed_memory
@@ -120,30 +120,27 @@ def time_network(network: str, weights: Path, asked: argparse.Namespace) -> None
             sys.exit(f"{network}: the norm of bf16's gradient is {norm:.4f} of float32's")
         times = take_turns({"peer": peer, "float32": plain, "bf16": bf16}, rounds=asked.rounds)
     for precision in ("float32", "bf16"):
-        row = {
-            "case": f"{network}_{precision}",
-            "ours_ms": round(times[precision]),
-            "peer": "torchvision_float32",
-            "peer_ms": round(times["peer"]),
-            "ratio": round(times["peer"] / times[precision], 3),
-            "rounds": asked.rounds,
-            "logits_difference": float(f"{error:.1e}"),
-            "bf16_gradient_norm": round(norm, 4),
-            "clip": [asked.batch, 16, asked.crop, asked.crop],
-            "machine": machine(),
-        }
-        print(json.dumps(row), flush=True)
+        report(
+            f"{network}_{precision}",
+            times[precision],
+            "torchvision_float32",
+            times["peer"],
+            rounds=asked.rounds,
+            logits_difference=float(f"{error:.1e}"),
+            bf16_gradient_norm=round(norm, 4),
+            clip=[asked.batch, 16, asked.crop, asked.crop],
+        )
 
 
 def take_turns(sides: dict[str, Connection], *, rounds: int) -> dict[str, float]:
-    """The median step of each side in milliseconds, after one step each to warm up."""
+    """The median step of each side in seconds, after one step each to warm up."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(rounds + 1):
         for name, side in sides.items():
             seconds = ask(side, "step")
             if turn:
                 times[name].append(seconds)
-    return {name: 1e3 * statistics.median(values) for name, values in times.items()}
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def ask(side: Connection, what: str) -> Any:

@@ -65,7 +65,9 @@ def test_gop_and_b_frames_are_what_was_asked_for(tmp_path: Path) -> None:
             return [int(frame.pict_type) for frame in container.decode(video=0)]
 
     plain = kinds(gop=10)
-    assert [i for i, kind in enumerate(plain) if kind == 1] == [0, 10, 20, 30]
+    keys = [i for i, kind in enumerate(plain) if kind == 1]
+    assert keys[0] == 0
+    assert max(np.diff([*keys, 40])) <= 10
     assert 3 not in plain
     assert 3 in kinds(gop=10, b_frames=2)
 
