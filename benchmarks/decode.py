@@ -8,8 +8,8 @@
   short_side_128        resized while decoding: against decoding, then resizing with torch
 
 The file is made here. Our frames must be swscale's to the byte, and the resized ones within 2 levels of
-torch's on average; then the sides take turns. torchcodec needs the system's FFmpeg; where it does not import, a
-line on stderr says so and that peer is left out.
+torch's on average; then the sides take turns. torchcodec needs the system's FFmpeg; where it does not import,
+a line on stderr says so and that peer is left out.
 """
 
 import argparse
