@@ -1,7 +1,8 @@
 """The embedded figures: whole, repeatable, and with motion pairs that no single frame tells apart.
 
-The networks of this file were seen to fail when the cycles of a pair always began at phase 0, when the body
-leaned to where it steps, and when the scene behind a step began at its strip's start.
+Seen to fail: the pixels' test when cycles began at phases 0 to 1/4 only and when steps to the left stood 8
+pixels aside; the numbers' test also when they leaned forward by 14 degrees, were seen from other sides, or
+passed a place that always began at its first column.
 """
 
 import csv
@@ -485,6 +486,7 @@ def from_one_frame(clips: Clips) -> list[tuple[Tensor, Tensor]]:
     return [held_out_logits(clips, one_frame, half) for half in (0, 1)]
 
 
+@pytest.mark.timeout(1200)  # 6 s of work for each of its networks, which a busy machine may take long to do
 @pytest.mark.parametrize("pair", MOTION_PAIRS)
 def test_one_frame_does_not_tell_a_pair_apart(
     from_one_frame: list[tuple[Tensor, Tensor]], pair: tuple[str, str]
@@ -493,12 +495,14 @@ def test_one_frame_does_not_tell_a_pair_apart(
     assert abs(accuracy(from_one_frame, pair) - 0.5) < 0.1
 
 
+@pytest.mark.timeout(1200)
 def test_one_frame_tells_other_actions_apart(from_one_frame: list[tuple[Tensor, Tensor]]) -> None:
     assert accuracy(from_one_frame, OTHERS) > 0.7  # chance is 0.25
     both = tuple(pair[0] for pair in MOTION_PAIRS)
     assert accuracy(from_one_frame, both) > 0.7  # and a circling arm from a step
 
 
+@pytest.mark.timeout(1200)
 def test_three_frames_tell_a_pair_apart(clips: Clips) -> None:
     results = [held_out_logits(clips, three_frames, 0)]
     for pair in MOTION_PAIRS:
