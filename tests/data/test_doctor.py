@@ -185,12 +185,14 @@ def test_mirrored_classes_are_reported(samples: list[Sample]) -> None:
 
 @pytest.mark.real
 def test_the_real_data_sets(data_dir: Path) -> None:
-    weizmann = check(from_weizmann(data_dir / "weizmann"))
+    samples = from_weizmann(data_dir / "weizmann")
+    weizmann = check(samples, decode=False)
     assert weizmann.ok
     assert (weizmann.num_files, weizmann.sizes, weizmann.fps) == (90, {"180x144": 90}, {25.0: 90})
     assert weizmann.frames == (36, 146)
     assert weizmann.mirror_sensitive == ()
-    depth = check(from_utd_mhad(data_dir / "utd_mhad_depth"), decode=False)
+    assert check([sample for sample in samples if sample.group == "ido"]).ok
+    depth = check(from_utd_mhad(data_dir / "utd_mhad_depth")[::8], decode=False)
     assert depth.ok
-    assert (depth.num_files, depth.frames, depth.parts) == (861, (41, 125), {"train": 431, "test": 430})
+    assert set(depth.parts) == {"train", "test"}
     assert depth.mirror_sensitive == ("draw_circle_ccw", "draw_circle_cw", "swipe_left", "swipe_right")
