@@ -4,23 +4,23 @@
     python benchmarks/loader.py --data FOLDER          clips of one's own, such as utd_mhad_depth
 
 Cases, in milliseconds a clip (16 frames out of the whole video, short side 80, random 72 x 72):
-  loader_clips_per_s_decode    our loader, decoding each time; the peer decodes the whole file with OpenCV's
-                               VideoCapture, then resizes and cuts in torch, clip after clip in one process
-  loader_clips_per_s_cache     our loader on a filled cache; the same peer
-  loader_feeds_training        our loader, decoding each time; the "peer" is one training step of R(2+1)D-10
-                               of 0.9 million parameters: above 1, the training need not wait
+  loader_clips_per_s_decode, loader_clips_per_s_cache
+      our loader, decoding each time or on a filled cache; the peer decodes the whole file with OpenCV's
+      VideoCapture, then resizes and cuts in torch, clip after clip in one process
+  loader_feeds_training_decode, loader_feeds_training_cache
+      our loader; the "peer" is a training step of R(2+1)D-10 with 0.9 million parameters on the same cores.
+      Above 1 the loader is not what the training waits for; decoding takes cores from it all the same
 
 Both sides load the same views, and their tensors are compared first. Ours runs in the training process with
 one background thread (`num_workers: 0`). The sides take turns; medians.
 """
 
 import argparse
-import json
+import itertools
 import random
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +28,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import machine
+from common import in_turn, report
 from torch import Tensor
 
 from muybridge.config import AugmentConfig, ClipSpec, DataConfig
@@ -62,21 +62,28 @@ def main() -> int:
         samples = _samples(asked.data, Path(folder), asked.clips)
         plain = _dataset(samples, None)
         cached = _dataset(samples, FrameCache(Path(folder) / "cache"))
-        difference = max(_difference(plain, index) for index in range(0, len(samples), 8))
-        print(f"largest mean difference of a clip: {difference:.2f} levels of 255", file=sys.stderr)
+        difference = statistics.mean(_difference(plain, index) for index in range(0, len(samples), 8))
+        print(f"mean difference: {difference:.2f} levels of 255", file=sys.stderr)
         if difference > MEAN_LEVELS:
             print(f"that is more than {MEAN_LEVELS}: nothing was timed", file=sys.stderr)
             return 1
-        sides = {
-            "decode": lambda epoch: _load_ours(plain, epoch),
-            "cache": lambda epoch: _load_ours(cached, epoch),
-            "opencv": lambda epoch: _load_naively(plain, epoch),
-        }
-        ms = _time(sides, asked.rounds, len(samples))
-        ms["step"] = _step_ms(plain, asked.rounds)
-    _report("loader_clips_per_s_decode", ms["decode"], "opencv_whole_file", ms["opencv"])
-    _report("loader_clips_per_s_cache", ms["cache"], "opencv_whole_file", ms["opencv"])
-    _report("loader_feeds_training", ms["decode"], "step_of_r2plus1d_10", ms["step"])
+        step = _training_step(plain)
+        for name, dataset in (("decode", plain), ("cache", cached)):
+            epochs = {side: itertools.count() for side in ("ours", "peer")}
+            ours, peer = in_turn(
+                lambda dataset=dataset, epochs=epochs: _load_ours(dataset, next(epochs["ours"])),
+                lambda epochs=epochs: _load_naively(plain, next(epochs["peer"])),
+                rounds=asked.rounds,
+            )
+            _report(
+                f"loader_clips_per_s_{name}", ours / len(samples), "opencv_whole_file", peer / len(samples)
+            )
+            ours, peer = in_turn(
+                lambda dataset=dataset, epochs=epochs: _load_ours(dataset, next(epochs["ours"])),
+                step,
+                rounds=asked.rounds,
+            )
+            _report(f"loader_feeds_training_{name}", ours / len(samples), "step_of_r2plus1d_10", peer / BATCH)
     return 0
 
 
@@ -138,44 +145,23 @@ def _difference(dataset: ViewDataset, index: int) -> float:
     return ((item.inputs[0] - naive).abs() * torch.tensor(SPEC.std).view(3, 1, 1, 1)).mean().item() * 255
 
 
-def _time(sides: dict[str, Callable[[int], None]], rounds: int, num_clips: int) -> dict[str, float]:
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for epoch in range(rounds + 1):
-        for name, load in sides.items():
-            start = time.perf_counter()
-            load(epoch)
-            seconds[name].append(time.perf_counter() - start)
-    # The first epoch fills the cache and warms up all of them.
-    return {name: 1000 * statistics.median(times[1:]) / num_clips for name, times in seconds.items()}
-
-
-def _step_ms(dataset: ViewDataset, rounds: int) -> float:
-    """A training step, for each of its clips."""
+def _training_step(dataset: ViewDataset) -> Callable[[], None]:
+    """A step on one batch."""
     network = build("r2plus1d_10", num_classes=len(dataset.labels), width=0.25)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
     inputs = torch.randn(BATCH, 3, SPEC.num_frames, SPEC.crop, SPEC.crop)
     target = torch.zeros(BATCH, dtype=torch.int64)
-    times = []
-    for _ in range(rounds + 1):
-        start = time.perf_counter()
+
+    def step() -> None:
         F.cross_entropy(network(inputs), target).backward()
         optimizer.step()
         optimizer.zero_grad()
-        times.append(time.perf_counter() - start)
-    return 1000 * statistics.median(times[1:]) / BATCH
+
+    return step
 
 
-def _report(case: str, ours_ms: float, peer: str, peer_ms: float) -> None:
-    line = {
-        "case": case,
-        "ours_ms": round(ours_ms, 3),
-        "peer": peer,
-        "peer_ms": round(peer_ms, 3),
-        "ratio": round(peer_ms / ours_ms, 2),
-        "ours_clips_per_s": round(1000 / ours_ms, 1),
-        "machine": machine(),
-    }
-    print(json.dumps(line), flush=True)
+def _report(case: str, ours_seconds: float, peer: str, peer_seconds: float) -> None:
+    report(case, ours_seconds, peer, peer_seconds, ours_clips_per_s=round(1 / ours_seconds, 1))
 
 
 if __name__ == "__main__":

@@ -192,7 +192,7 @@ def test_the_real_data_sets(data_dir: Path) -> None:
     assert weizmann.frames == (36, 146)
     assert weizmann.mirror_sensitive == ()
     assert check([sample for sample in samples if sample.group == "ido"]).ok
-    depth = check(from_utd_mhad(data_dir / "utd_mhad_depth")[::8], decode=False)
+    depth = check(from_utd_mhad(data_dir / "utd_mhad_depth")[::7], decode=False)
     assert depth.ok
     assert set(depth.parts) == {"train", "test"}
     assert depth.mirror_sensitive == ("draw_circle_ccw", "draw_circle_cw", "swipe_left", "swipe_right")

@@ -202,13 +202,13 @@ class VideoReader:
         if not len(wanted):
             return
         self._finder.prepare(np.unique(wanted))
-        order = np.argsort(wanted, kind="stable")
+        numbers = wanted.tolist()
         before = -1  # the slot of `out` that was written last
-        for slot in order.tolist():
-            if before >= 0 and wanted[slot] == wanted[before]:
+        for slot in np.argsort(wanted, kind="stable").tolist():
+            if before >= 0 and numbers[slot] == numbers[before]:
                 out[slot] = out[before]
             else:
-                self._converter.write(self._finder.frame(int(wanted[slot])), out[slot], resize_filter)
+                self._converter.write(self._finder.frame(numbers[slot]), out[slot], resize_filter)
             before = slot
 
     def _decode_error(self, decodable: int, asked: int) -> DecodeError:

@@ -234,6 +234,8 @@ class FrameIndex:
 
     def seek_pays(self, position: int, target: int) -> bool:
         """Whether to seek to `target`, rather than decode on from `position`."""
+        if target - position <= SEEK_COST_FRAMES:
+            return False
         key = self.key_before(target)
         return key >= 0 and int(self.keys[key]) - position > SEEK_COST_FRAMES
 

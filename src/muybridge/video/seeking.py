@@ -127,15 +127,17 @@ class FrameFinder(Generic[F]):
             MisreadError: the file does not hold what the index says; `recount`.
         """
         found = self._advance(target) if self._is_ahead(target) else None
+        if found is not None:
+            return found
         key = self.index.key_before(target)
         # A seek may land late, where timestamps mislead the container: the key before, then, or the start.
         for start in (key, key - 1, None):
-            if found is None and (start is None or start >= 0):
+            if start is None or start >= 0:
                 self._start_at(start)
                 found = self._advance(target)
-        if found is None:
-            raise MisreadError
-        return found
+                if found is not None:
+                    return found
+        raise MisreadError
 
     def _is_ahead(self, target: int) -> bool:
         """Whether decoding on leads to the frame, and no seek would be faster."""
