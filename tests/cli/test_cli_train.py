@@ -49,8 +49,11 @@ def test_a_run_does_not_write_over_another(run, trained: tuple[Path, str, str], 
     assert f"{run_dir} holds a run already: resume it" in err.splitlines()[-1]
 
 
-def test_resume_of_a_finished_run(run, trained: tuple[Path, str, str], videos: Path):
+def test_resume_of_a_finished_run(
+    run, trained: tuple[Path, str, str], videos: Path, monkeypatch: pytest.MonkeyPatch
+):
     run_dir, _, _ = trained
+    monkeypatch.chdir(run_dir.parent.parent)  # the cache of its config.yaml is a relative path
     before = (run_dir / "model.safetensors").read_bytes()
     code, out, _ = run("train", "--resume", run_dir, "--data", videos, "--json")
     assert (code, json.loads(out)["weights"]) == (0, str(run_dir / "model.safetensors"))

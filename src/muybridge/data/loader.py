@@ -177,10 +177,10 @@ class Loader:
         balanced: draw every class equally often.
         stall_seconds: how long the workers may be at the same clips.
 
-    >>> with Loader(dataset, batch_size=16, seed=0, num_workers=2) as loader:  # doctest: +SKIP
-    ...     for epoch in range(30):
-    ...         for batch in loader.epoch(epoch):
-    ...             step(batch)
+        with Loader(dataset, batch_size=16, seed=0, num_workers=2) as loader:
+            for epoch in range(30):
+                for batch in loader.epoch(epoch):
+                    step(batch)
     """
 
     def __init__(
