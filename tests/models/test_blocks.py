@@ -184,18 +184,24 @@ def test_scaled(channels, width, expected):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 def test_kept_memory_is_not_taken_anew_from_the_system():
     work = """
-import resource, torch
+import resource, sys, torch
 from muybridge.models.memory import keep_freed_memory
-assert keep_freed_memory()
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+if sys.argv[1] == "kept":
+    assert keep_freed_memory()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(12):
     alive = [torch.ones(1 << 24)]  # 64 MB: 16384 pages
     for _ in range(3):
         alive.append(alive[-1] + 1)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(*[faults() for _ in range(8)])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-    done = subprocess.run([sys.executable, "-c", work], capture_output=True, text=True, check=True)
-    first, *_, before_last, last = map(int, done.stdout.split())
-    assert first > 4 * 16_000
-    assert max(before_last, last) < 1000
+    given_back, kept = (
+        int(
+            subprocess.run(
+                [sys.executable, "-c", work, how], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for how in ("given back", "kept")
+    )
+    # How the pieces come to lie in the heap differs from process to process, and with it the number of pages.
+    assert kept < given_back / 2

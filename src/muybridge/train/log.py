@@ -284,7 +284,9 @@ class ScalarFile:
     """
 
     def __init__(self, folder: Path, *, first_step: int) -> None:
-        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.muybridge"
+        # TensorBoard reads files in the order of their names; a run may resume in the second of its start.
+        order = f"{int(time.time()):010d}.{first_step:010d}"
+        name = f"events.out.tfevents.{order}.{socket.gethostname()}.{os.getpid()}.muybridge"
         self._file = (folder / name).open("ab")
         self._records = RecordWriter(self._file)
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
