@@ -13,6 +13,7 @@ a line on stderr says so and that peer is left out.
 """
 
 import argparse
+import itertools
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from av.video.frame import VideoFrame
 from common import in_turn, report
 
 from muybridge.types import Size, UInt8Array
@@ -30,6 +32,7 @@ from muybridge.video.decode import VideoReader
 from muybridge.video.encode import write_video
 
 HEIGHT, WIDTH, FPS = 256, 340, 25.0
+NUM_FRAMES, PIECE = 1000, 100
 
 
 def main() -> None:
@@ -41,7 +44,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
-        write_video(path, scene(1000), fps=FPS, gop=50, b_frames=2)
+        write_video(path, scene(NUM_FRAMES), fps=FPS, gop=50, b_frames=2)
         all_frames(path, rounds)
         sparse(path, rounds)
         short_side(path, rounds)
@@ -50,9 +53,7 @@ def main() -> None:
 def scene(num_frames: int) -> Iterator[UInt8Array]:
     """A textured room that pans, and discs that move in it: about as hard to decode as a real clip."""
     rng = np.random.default_rng(0)
-    grain = rng.integers(40, 215, (40, 80, 1), np.uint8) * np.array(
-        [1.0, 0.95, 0.85]
-    )  # colours of a real room
+    grain = rng.integers(40, 215, (40, 80, 1), np.uint8) * np.array([1.0, 0.95, 0.85])  # warm greys
     wall = cv2.resize(grain.astype(np.uint8), (2 * WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
     for t in range(num_frames):
         left = int(WIDTH / 2 * (1 + np.sin(t / 60)))
@@ -67,48 +68,67 @@ def scene(num_frames: int) -> Iterator[UInt8Array]:
 def all_frames(path: Path, rounds: int) -> None:
     """Every frame of the file as RGB."""
 
-    def ours() -> UInt8Array:
+    def ours() -> Iterator[UInt8Array]:
         with VideoReader(path) as reader:
-            return reader.read(range(reader.info.num_frames))
+            for start in range(0, NUM_FRAMES, PIECE):
+                yield reader.read(range(start, start + PIECE))
 
-    def by_swscale() -> UInt8Array:
+    def by_swscale() -> Iterator[UInt8Array]:
         with av.open(str(path)) as container:
-            return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+            frames = (frame.to_ndarray(format="rgb24") for frame in container.decode(video=0))
+            while piece := list(itertools.islice(frames, PIECE)):
+                yield np.stack(piece)
 
-    def by_opencv() -> list[np.ndarray]:
+    def by_opencv() -> Iterator[list[np.ndarray]]:
         capture, frames = cv2.VideoCapture(str(path)), []
         while (read := capture.read())[0]:
             frames.append(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB))
-        return frames
+            if len(frames) == PIECE:
+                yield frames
+                frames = []
 
-    def bare() -> int:
+    def bare() -> Iterator[VideoFrame]:
         with av.open(str(path)) as container:
             container.streams.video[0].thread_type = "AUTO"
-            return sum(1 for _ in container.decode(video=0))
+            yield from container.decode(video=0)
 
-    assert np.array_equal(ours(), by_swscale()), "our frames are not swscale's"
-    assert len(by_opencv()) == bare() == len(ours())
-    peers: dict[str, Callable[[], object]] = {"opencv": by_opencv, "libav_bare": bare}
+    for our_piece, piece in zip(ours(), by_swscale(), strict=True):
+        assert np.array_equal(our_piece, piece), "our frames are not swscale's"
+    assert sum(map(len, by_opencv())) == sum(1 for _ in bare()) == NUM_FRAMES
+    peers: dict[str, Callable[[], Iterator[object]]] = {"opencv": by_opencv, "libav_bare": bare}
     if torchcodec := by_torchcodec(path):
+        assert sum(map(len, torchcodec())) == NUM_FRAMES
         peers = {"torchcodec": torchcodec, **peers}
     for name, peer in peers.items():
-        ours_seconds, peer_seconds = in_turn(ours, peer, rounds=rounds)
+        ours_seconds, peer_seconds = in_turn(lambda: use(ours()), lambda: use(peer()), rounds=rounds)  # noqa: B023
         report("all_frames_340x256", ours_seconds, name, peer_seconds)
 
 
-def by_torchcodec(path: Path) -> Callable[[], object] | None:
+def use(pieces: Iterator[object]) -> None:
+    """Takes one piece after the other, and keeps none."""
+    for _ in pieces:
+        pass
+
+
+def by_torchcodec(path: Path) -> Callable[[], Iterator[torch.Tensor]] | None:
     """The whole file by torchcodec; None where it is not to be had."""
     try:
         from torchcodec.decoders import VideoDecoder
     except (ImportError, RuntimeError, OSError) as error:
         print(f"without torchcodec: {str(error).splitlines()[0]}", file=sys.stderr)
         return None
-    return lambda: VideoDecoder(str(path), num_ffmpeg_threads=0)[:]
+
+    def pieces() -> Iterator[torch.Tensor]:
+        decoder = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=0)
+        for start in range(0, NUM_FRAMES, PIECE):
+            yield decoder.get_frames_in_range(start, start + PIECE).data
+
+    return pieces
 
 
 def sparse(path: Path, rounds: int) -> None:
     """25 frames spread over 40 s."""
-    indices = [int(i) for i in np.linspace(0, 999, 25)]
+    indices = [int(i) for i in np.linspace(0, NUM_FRAMES - 1, 25)]
 
     def ours() -> UInt8Array:
         with VideoReader(path) as reader:
@@ -130,19 +150,22 @@ def short_side(path: Path, rounds: int) -> None:
     """All frames at a short side of 128."""
     size = Size(128, 170)
 
-    def ours() -> UInt8Array:
+    def ours() -> Iterator[UInt8Array]:
         with VideoReader(path) as reader:
-            return reader.read(range(reader.info.num_frames), size=size)
+            for start in range(0, NUM_FRAMES, PIECE):
+                yield reader.read(range(start, start + PIECE), size=size)
 
-    def then_torch() -> UInt8Array:
+    def then_torch() -> Iterator[UInt8Array]:
         with VideoReader(path) as reader:
-            frames = torch.from_numpy(reader.read(range(reader.info.num_frames))).permute(0, 3, 1, 2)
-        small = F.interpolate(frames, tuple(size), mode="bilinear", antialias=True)
-        return small.permute(0, 2, 3, 1).contiguous().numpy()
+            for start in range(0, NUM_FRAMES, PIECE):
+                frames = torch.from_numpy(reader.read(range(start, start + PIECE))).permute(0, 3, 1, 2)
+                small = F.interpolate(frames, tuple(size), mode="bilinear", antialias=True)
+                yield small.permute(0, 2, 3, 1).contiguous().numpy()
 
-    difference = np.abs(ours()[::10].astype(int) - then_torch()[::10]).mean()
+    differences = [np.abs(a.astype(int) - b).mean() for a, b in zip(ours(), then_torch(), strict=True)]
+    difference = float(np.mean(differences))
     assert difference <= 2, f"resized frames differ by {difference:.2f} levels on average"
-    ours_seconds, peer_seconds = in_turn(ours, then_torch, rounds=rounds)
+    ours_seconds, peer_seconds = in_turn(lambda: use(ours()), lambda: use(then_torch()), rounds=rounds)
     report(
         "short_side_128",
         ours_seconds,

@@ -11,7 +11,7 @@ from muybridge.config import ClipSpec, ModelConfig, OptimConfig
 from muybridge.data.annotations import read_samples
 from muybridge.errors import ConfigError, DataError, TrainingError, WeightsError
 from muybridge.models.registry import build
-from muybridge.train.defaults import default_config, mirrored_names
+from muybridge.train.defaults import default_config
 from muybridge.train.recipes import read_recipe, recipe_names
 from muybridge.train.run import train
 from muybridge.weights.store import save
@@ -167,16 +167,6 @@ def test_defaults_need_a_video_that_can_be_read(tmp_path: Path) -> None:
         DataError, match=r"none of the videos that were looked at can be read; one of them: \S*1.mp4"
     ):
         default_config(tmp_path)
-
-
-def test_names_that_a_mirror_makes_wrong() -> None:
-    assert mirrored_names(["turn-right", "Left Hook", "spinClockwise", "draw_circle_ccw"]) == (
-        "turn-right",
-        "Left Hook",
-        "spinClockwise",
-        "draw_circle_ccw",
-    )
-    assert mirrored_names(["brighten", "cleft", "jump", "stand_upright"]) == ()
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -21,6 +21,7 @@ from muybridge.video.seeking import default_threads
 
 OPEN_GOP = {"x264-params": "open-gop=1:keyint=12:bframes=3:scenecut=0"}
 OPEN_GOP_HEVC = {"x265-params": "keyint=12:open-gop=1:bframes=3:scenecut=0:log-level=none:pools=1"}
+NOT_CODED = b"\x00\x00\x01\xb6\x50\x00\x5f"  # an MPEG-4 picture header that says so
 IRREGULAR = tuple(int(t) for t in np.cumsum(np.random.default_rng(1).integers(1, 9, 60)))
 
 
@@ -82,7 +83,8 @@ def remux(
     first: int = 0,
     shift: int = 0,
     hide: Sequence[int] = (),
-    empty: Sequence[int] = (),
+    replace: Sequence[int] = (),
+    instead: bytes = b"",
 ) -> Path:
     """Copies packets from the `first` on; those in `hide` are marked as never to be shown (VP8)."""
     options = {"avoid_negative_ts": "disabled"}
@@ -93,7 +95,7 @@ def remux(
             data = bytes(packet)
             if i in hide:
                 data = bytes([data[0] & ~0x10]) + data[1:]
-            new = av.Packet(b"" if i in empty else data)
+            new = av.Packet(instead if i in replace else data)
             new.pts, new.dts, new.time_base = packet.pts + shift, packet.dts + shift, packet.time_base
             new.duration, new.is_keyframe, new.stream = packet.duration, packet.is_keyframe, stream
             copy.mux(new)
@@ -149,6 +151,10 @@ MADE |= {
     "vp9.webm": lambda path: encode(path, codec="libvpx-vp9", gop_size=20, options={"cpu-used": "8"}),
     "turned.mp4": lambda path: encode(path, options=OPEN_GOP, rotation=(90,)),
     "intra.avi": lambda path: encode(path, codec="mjpeg", pixel_format="yuvj420p"),
+    # A stand-in for "as before" that the decoder makes no frame of.
+    "dummies.mkv": lambda path: remux(
+        encode(beside(path), codec="mpeg4"), path, replace=(20, 41), instead=NOT_CODED
+    ),
     "half.mp4": lambda path: begun(path, 0.65, muxing={"movflags": "faststart"}),
     "half.mkv": lambda path: begun(path, 0.5),
 }
@@ -217,7 +223,9 @@ def test_odd_files_are_as_odd_as_they_claim(tmp_path: Path) -> None:
     assert len(straight(made("edit_list.mov", tmp_path))) == 50
     assert len(straight(made("hidden.webm", tmp_path))) == 57
     assert 0 < len(straight(made("half.mp4", tmp_path))) < 50
+    assert len(straight(made("dummies.mkv", tmp_path))) < 60
     assert probe(made("interlaced.mp4", tmp_path)).exact is False
+    assert probe(made("open_gop.avi", tmp_path)).fps == 25
 
 
 @pytest.fixture(scope="module")
@@ -255,6 +263,8 @@ def test_frames_that_no_other_needs_are_left_out(tmp_path: Path) -> None:
         before = reader.num_decoded
         assert np.array_equal(reader.read([2, 30, 58]), straight(path)[[2, 30, 58]])
         assert reader.num_decoded - before < 40
+        assert np.array_equal(reader.read(range(60)), straight(path))
+        assert reader.num_decoded - before <= 100  # at the first try
 
 
 def test_num_decoded_counts_the_frames_of_arrays_too() -> None:
@@ -276,6 +286,20 @@ def test_damaged_file_says_how_many_frames_decode(wild: Path) -> None:
             reader.read([40])
         assert reader.seconds([49]) == pytest.approx([4.9])
         assert np.array_equal(reader.read([27, 3]), straight(path)[[27, 3]])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_patched_damage_is_what_one_thread_makes_of_it(tmp_path: Path, seed: int) -> None:
+    """Decoders patch holes, and many threads patch them otherwise than one."""
+    rng = np.random.default_rng(seed)
+    content = bytearray(encode(tmp_path / "whole.mkv", options=OPEN_GOP).read_bytes())
+    for place in rng.integers(len(content) // 4, len(content) * 3 // 4, 20):
+        content[place] = rng.integers(256)
+    path = tmp_path / "damaged.mkv"
+    path.write_bytes(content)
+    expected = straight(path)
+    with VideoReader(path, threads=4) as reader:
+        assert np.array_equal(reader.read(range(len(expected))), expected)
 
 
 def test_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
@@ -321,7 +345,7 @@ def test_not_one_frame_decodes(tmp_path: Path) -> None:
 
 def test_packets_of_no_bytes_are_no_frames_and_not_the_end(tmp_path: Path) -> None:
     """Theora writes "as before" so; to FFmpeg's decoders an empty packet means that there are no more."""
-    path = remux(encode(tmp_path / "whole.nut", codec="mpeg4"), tmp_path / "empty.nut", empty=(7, 30))
+    path = remux(encode(tmp_path / "whole.nut", codec="mpeg4"), tmp_path / "empty.nut", replace=(7, 30))
     with av.open(str(path)) as container:
         packets = [packet for packet in container.demux(video=0) if packet.dts is not None]
         assert [packet.size for packet in packets].count(0) == 2

@@ -54,6 +54,16 @@ def test_what_is_written_is_read_and_is_the_same_each_time(
     assert difference.mean() <= worst
 
 
+def test_bytes_do_not_depend_on_what_the_memory_held_before(tmp_path: Path) -> None:
+    contents = set()
+    for i in range(6):
+        rubbish = np.random.default_rng(i).integers(0, 256, (i + 1) * 200_000, np.uint8)
+        del rubbish
+        write_video(tmp_path / "a.mp4", waves(30, 120, 160), fps=25, b_frames=3)
+        contents.add((tmp_path / "a.mp4").read_bytes())
+    assert len(contents) == 1
+
+
 def test_every_container_is_written(tmp_path: Path) -> None:
     assert {Path(name).suffix for name, _ in FORMATS} == set(CONTAINERS)
 

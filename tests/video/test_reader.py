@@ -185,13 +185,46 @@ def test_antialias_is_near_torch_s_and_bilinear_is_torch_s(clip: Path) -> None:
                 assert difference.max() <= 1.0
 
 
-def test_antialias_is_one_pass_of_swscale(clip: Path) -> None:
+def test_antialias_is_swscale_s_bilinear_filter(clip: Path) -> None:
     with av.open(str(clip)) as container:
         frame = next(container.decode(video=0))
-        expected = frame.reformat(60, 40, "rgb24", interpolation="BILINEAR").to_ndarray()
+    small = frame.reformat(60, 40, "yuv422p", interpolation="BILINEAR").to_ndarray(format="rgb24")
+    large = frame.reformat(200, 160, "rgb24", interpolation="BILINEAR").to_ndarray()
     with VideoReader(clip) as reader:
-        assert np.array_equal(reader.read([0], size=Size(40, 60))[0], expected)
+        assert np.array_equal(reader.read([0], size=Size(40, 60))[0], small)
+        assert np.array_equal(reader.read([0], size=Size(160, 200))[0], large)
         assert np.array_equal(reader.read([0], size=reader.info.size), reader.read([0]))
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mmaction2_demo.mp4",
+        "playing_guitar.mp4",
+        "nasa_13013.mp4",
+        "v_Biking_g06_c03.avi",
+        "newtonscradle.gif",
+    ],
+)
+def test_antialias_of_real_clips_is_within_two_levels_of_torch_s(wild: Path, name: str) -> None:
+    with VideoReader(wild / name) as reader:
+        for short in (112, 128):
+            height, width = reader.info.size
+            size = Size(short, round(width * short / height))
+            ours = torch.from_numpy(reader.read([0, 30], size=size)).float()
+            full = torch.from_numpy(reader.read([0, 30])).permute(0, 3, 1, 2).float()
+            theirs = torch.nn.functional.interpolate(full, size, mode="bilinear", antialias=True)
+            assert (ours.permute(0, 3, 1, 2) - theirs).abs().mean() < 2
+
+
+def test_range_and_matrix_survive_the_shrinking(tmp_path: Path) -> None:
+    cases = [((63, 102, 240), 1, False), ((255, 128, 128), 2, True), ((81, 90, 240), 2, False)]
+    for yuv, colorspace, full in cases:
+        path = flat(tmp_path / "flat.mp4", yuv, colorspace=colorspace, full=full)
+        with VideoReader(path) as reader:
+            small = reader.read([0], size=Size(10, 9))[0].astype(int)
+            assert np.abs(small - reader.read([0])[0][0, 0]).max() <= 2
 
 
 @pytest.mark.real
@@ -209,7 +242,9 @@ def test_any_size_can_be_asked_for(clip: Path, size: tuple[int, int]) -> None:
     with VideoReader(clip) as reader:
         frame = reader.read([29], size=Size(*size))[0]
         assert frame.shape == (*size, 3)
-        assert np.abs(frame.mean(axis=(0, 1)) - expected).max() < 25
+        assert (
+            np.abs(frame.mean(axis=(0, 1)) - expected).max() < 40
+        )  # of one pixel, colour is half a pixel off
 
 
 def test_no_indices_give_no_frames(clip: Path) -> None:

@@ -4,11 +4,9 @@ The choices are for a CPU and minutes, not for a record: a small R(2+1)D on 16 s
 sentence that says what was chosen and why, for the command line to print.
 """
 
-import os
-import re
 import statistics
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +16,16 @@ import numpy.typing as npt
 
 from muybridge.config import AugmentConfig, ClipSpec, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from muybridge.data.annotations import label_names, read_samples
+from muybridge.data.doctor import mirror_sensitive
 from muybridge.data.splits import Splits, split
+from muybridge.environment import available_cores
 from muybridge.errors import ConfigError, DataError, VideoError
 from muybridge.train.log import duration_text
 from muybridge.train.setup import read_init
 from muybridge.types import Sample, Size, UInt8Array, VideoInfo
 from muybridge.video.decode import VideoReader
 
-__all__ = ["default_config", "mirrored_names"]
+__all__ = ["default_config"]
 
 NUM_FRAMES = 16
 NUM_PROBED = 24  # files that are opened to learn how large and how long the videos are
@@ -42,14 +42,6 @@ CACHE_BYTES = 4 << 30
 # Clips a second and core that the small network trains on, at 16 frames of 72 x 72, on a server of 2023.
 RATE_PER_CORE = 20.0
 RATE_PIXELS = 16 * 72 * 72
-
-# fmt: off
-SIDE_WORDS = frozenset((
-    "left", "leftward", "leftwards", "lefthand", "leftside",
-    "right", "rightward", "rightwards", "righthand", "rightside",
-    "clockwise", "counterclockwise", "anticlockwise", "cw", "ccw", "acw",
-))
-# fmt: on
 
 
 def default_config(
@@ -83,8 +75,10 @@ def default_config(
     epochs, optim, head_epochs = _schedule(num_train, init is not None, said)
     pixels = sum(one.num_frames * one.crop**2 * one.num_segments for one in clip or ())
     if pixels and init is None:
-        seconds = epochs * num_train * pixels / RATE_PIXELS / RATE_PER_CORE / num_cores()
-        said.append(f"roughly {duration_text(seconds)} on {num_cores()} cores; the run itself measures it")
+        seconds = epochs * num_train * pixels / RATE_PIXELS / RATE_PER_CORE / available_cores()
+        said.append(
+            f"roughly {duration_text(seconds)} on {available_cores()} cores; the run itself measures it"
+        )
     several = any(len(sample.labels) != 1 for sample in given.train)
     if several:
         said.append("some videos have several labels, or none: binary cross entropy")
@@ -103,26 +97,6 @@ def default_config(
         head_epochs=head_epochs,
     )
     return config, said
-
-
-def mirrored_names(labels: Iterable[str]) -> tuple[str, ...]:
-    """Class names that say left, right or a sense of rotation: mirroring a clip would make its label wrong.
-
-    >>> mirrored_names(["swipe_left", "drawCircleCCW", "clap", "upright", "copyright"])
-    ('swipe_left', 'drawCircleCCW')
-    """
-    return tuple(label for label in labels if SIDE_WORDS & set(_words(label)))
-
-
-def _words(name: str) -> list[str]:
-    """The words of a class name, lower case, also of camelCase."""
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
-    return re.findall(r"[a-z]+", spaced.lower())
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,7 +241,7 @@ def _network(
 
 
 def _augment(labels: tuple[str, ...], said: list[str]) -> AugmentConfig:
-    if names := mirrored_names(labels):
+    if names := mirror_sensitive(labels):
         listed = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
         said.append(f"clips are not mirrored: that would change the class of {listed}")
     return AugmentConfig(

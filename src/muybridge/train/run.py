@@ -15,9 +15,11 @@ from muybridge import __version__
 from muybridge.config import ClipSpec, TrainConfig
 from muybridge.data.cache import FrameCache
 from muybridge.data.dataset import ViewDataset
+from muybridge.data.doctor import mirror_sensitive
 from muybridge.data.loader import Loader
 from muybridge.errors import TrainingError
 from muybridge.files import atomic_path
+from muybridge.models.memory import keep_freed_memory
 from muybridge.protocol import get_protocol
 from muybridge.train.checkpoint import (
     Learner,
@@ -29,7 +31,6 @@ from muybridge.train.checkpoint import (
     remove_leftovers,
     save_state,
 )
-from muybridge.train.defaults import mirrored_names
 from muybridge.train.interrupt import Interrupt
 from muybridge.train.log import EpochRecord, RunLog, StepRecord, duration_text, say
 from muybridge.train.loop import Session, fit, note_broken, steps_per_epoch
@@ -119,6 +120,7 @@ def train(
         KeyboardInterrupt: Ctrl-C or SIGTERM; the state is saved, and what resumes it is printed.
     """
     run_dir = Path(run_dir)
+    keep_freed_memory()
     accelerator = make_accelerator()
     tell = partial(say, active=accelerator.is_main_process)
     check_config(config)
@@ -126,7 +128,7 @@ def train(
     accelerator.wait_for_everyone()  # all have looked before the first one writes
     data = read_data(config)
     tell(data.describe())
-    if config.augment.flip and (names := mirrored_names(data.labels)):
+    if config.augment.flip and (names := mirror_sensitive(data.labels)):
         tell(f"warning: augment.flip is on, but a mirror image changes the class: {', '.join(names)}")
     model, specs = build_network(config, data.labels, tell)
     model.to(accelerator.device)

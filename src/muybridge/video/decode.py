@@ -142,8 +142,9 @@ class VideoReader:
             indices: frame numbers in display order, from 0.
             size: the result's height and width; None is the video's own. Frames of a stream that changes
                 its size midway are brought to that of the first.
-            resize_filter: "antialias" converts and resizes in one pass of swscale's bilinear filter, which
-                grows when it shrinks the picture; "bilinear" is the plain 2 x 2 filter, on the full frame.
+            resize_filter: "antialias" is swscale's bilinear filter, which grows when it shrinks the picture;
+                YUV is shrunk before it becomes RGB, so full-size RGB is never made. "bilinear" is the plain
+                2 x 2 filter on the full RGB frame, one frame at a time.
 
         Returns:
             uint8 [T, H, W, 3], RGB.
@@ -227,33 +228,48 @@ class _Converter:
         self._orientation = orientation
         self._stored_size = orientation.turned_size(info.size)
         self._path = info.path
-        self._reformatter = VideoReformatter()  # reused: setting one up takes longer than a small frame
+        # Reused: setting one up takes longer than a small frame.
+        self._to_rgb, self._to_small = VideoReformatter(), VideoReformatter()
 
     def write(self, frame: VideoFrame, out: UInt8Array, resize_filter: ResizeFilter) -> None:
         """Fills `out`, uint8 [H, W, 3], with one frame."""
+        stored = self._stored_size
         target = self._orientation.turned_size(Size(out.shape[0], out.shape[1]))
-        if resize_filter == "bilinear" and target != self._stored_size:
-            pixels = self._convert(frame, self._stored_size)
-            resized = np.empty((*target, 3), dtype=np.uint8)
-            cv2.resize(pixels, (target.width, target.height), dst=resized, interpolation=cv2.INTER_LINEAR)
-            pixels = resized
+        if resize_filter == "bilinear" and target != stored:
+            full = self._rgb(frame, stored)
+            pixels = np.empty((*target, 3), dtype=np.uint8)
+            cv2.resize(full, (target.width, target.height), dst=pixels, interpolation=cv2.INTER_LINEAR)
         else:
-            pixels = self._convert(frame, target)
+            shrinks = target != stored and target.height <= stored.height and target.width <= stored.width
+            pixels = self._rgb(self._small(frame, target) if shrinks else frame, target)
         np.copyto(out, self._orientation.turn(pixels))
 
-    def _convert(self, frame: VideoFrame, size: Size) -> UInt8Array:
+    def _small(self, frame: VideoFrame, size: Size) -> VideoFrame:
+        """Shrinks a frame of subsampled YUV before it becomes RGB: two to four times as fast as at once.
+
+        Colour keeps its height and half of the width, about what it has in the file.
+        """
+        name = frame.format.name
+        if not name.startswith(("yuv420", "yuv422", "yuvj420", "yuvj422", "nv12")):
+            return frame
+        return self._reformat(self._to_small, frame, size, "yuv422p")
+
+    def _rgb(self, frame: VideoFrame, size: Size) -> UInt8Array:
         """A view into an RGB frame of FFmpeg's, whose lines may be longer than the picture."""
+        plane = self._reformat(self._to_rgb, frame, size, "rgb24").planes[0]
+        return np.ndarray((*size, 3), np.uint8, buffer=memoryview(plane), strides=(plane.line_size, 3, 1))
+
+    def _reformat(self, by: VideoReformatter, frame: VideoFrame, size: Size, format_name: str) -> VideoFrame:
+        height, width = size
         try:
-            rgb = self._reformatter.reformat(
-                frame, size.width, size.height, "rgb24", interpolation=Interpolation.BILINEAR, threads=1
+            return by.reformat(
+                frame, width, height, format_name, interpolation=Interpolation.BILINEAR, threads=1
             )
         except av.FFmpegError:
             found = f"{frame.format.name} with colour matrix {frame.colorspace}"
             raise VideoError(
                 f"{self._path}: FFmpeg cannot turn {found} into RGB; convert the file to h264 with BT.709"
             ) from None
-        plane = rgb.planes[0]
-        return np.ndarray((*size, 3), np.uint8, buffer=memoryview(plane), strides=(plane.line_size, 3, 1))
 
 
 class _ArrayDecoder:
@@ -312,7 +328,6 @@ class _FileDecoder:
         self.num_decoded = 0
         self._source = rereadable(source)
         self._closing = ExitStack()
-        self._awaits_key = False
         self.open(1)
 
     def open(self, threads: int) -> None:
@@ -324,7 +339,6 @@ class _FileDecoder:
             stack.callback(self._container.close)
             self._stream = _video_stream(self._container, self.name)
             self._closing = stack.pop_all()
-        self._awaits_key = False
         self.threads = threads
         self._stream.thread_type = "AUTO" if threads > 1 else "NONE"
         self._stream.thread_count = threads
@@ -337,7 +351,6 @@ class _FileDecoder:
         """Goes to the key frame at or before a timestamp, by the container's table."""
         try:
             self._container.seek(timestamp, stream=self._stream)
-            self._awaits_key = True
         except av.FFmpegError:
             self.open(self.threads)  # no table: the start is before every key
 
@@ -349,9 +362,6 @@ class _FileDecoder:
         context = self._stream.codec_context
         try:
             for packet in self._container.demux(self._stream):
-                if self._awaits_key and packet.size and not packet.is_keyframe:
-                    continue  # the container has landed between two keys
-                self._awaits_key = False
                 context.skip_frame = "NONREF" if is_needless(packet.pts) else "DEFAULT"
                 if packet.size or _is_flush(packet):  # Theora has empty ones; to decoders they mean the end
                     for frame in packet.decode():
