@@ -4,6 +4,7 @@ import csv
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -19,6 +20,7 @@ from muybridge.predict import run_views
 from muybridge.train.log import EpochRecord, StepRecord
 from muybridge.train.loop import clip_losses
 from muybridge.train.run import train
+from muybridge.train.validation import video_loss
 from muybridge.weights.store import load, read_card
 
 
@@ -141,6 +143,14 @@ def test_the_losses_are_those_of_the_books() -> None:
     )
 
 
+def test_the_loss_of_a_video_with_several_labels_counts_each_class() -> None:
+    p = np.array([0.9, 0.2, 0.6])
+    expected = -(math.log(0.9) + math.log(1 - 0.2) + math.log(0.6)) / 3
+    assert video_loss(p, [0, 2], each=True) == pytest.approx(expected)
+    assert video_loss(p, [0, 1, 2], each=False) == 0  # together they have all there is
+    assert video_loss(np.array([0.0, 1.0]), [0], each=True) == pytest.approx(-math.log(1e-12))
+
+
 def test_several_labels_a_clip(figures_dir: Path, tmp_path: Path) -> None:
     rows = [(sample.path, sample.label) for sample in read_samples(tiny_config(figures_dir).data)]
     table = tmp_path / "labels.csv"
@@ -155,6 +165,7 @@ def test_several_labels_a_clip(figures_dir: Path, tmp_path: Path) -> None:
     assert result.labels == ("box", "clap", "person", "walk")
     epochs = log_lines(result.run_dir, "epoch")
     assert epochs[-1]["loss"] < epochs[0]["loss"] < 1.0  # -log(1/2) a class before it learns
+    assert 0 < epochs[-1]["val_loss"] < 1.0  # the same loss; the softmax of 4 classes would give -log(1/4)
     assert 0 <= result.val_top1 <= 1
 
 

@@ -45,7 +45,12 @@ RATE_PIXELS = 16 * 72 * 72
 
 
 def default_config(
-    root: Path | str, *, run_dir: Path | str | None = None, init: Path | str | None = None, seed: int = 0
+    root: Path | str,
+    *,
+    run_dir: Path | str | None = None,
+    init: Path | str | None = None,
+    model: str | None = None,
+    seed: int = 0,
 ) -> tuple[TrainConfig, list[str]]:
     """A configuration that works on this machine for the videos at `root`, and why it is as it is.
 
@@ -53,6 +58,7 @@ def default_config(
         root: a folder of videos or a CSV file.
         run_dir: where the run will be; decoded clips are kept in it if they are small.
         init: a checkpoint to start from: its network and its clips are taken, and the head trains first.
+        model: the network that takes the weights of `init`, where that does not say it itself.
         seed: fixes the run.
 
     Returns:
@@ -71,7 +77,7 @@ def default_config(
     said: list[str] = []
     data = _data_config(data, given, seen, run_dir, said)
     num_train = len(given.train) if given.val or not data.val_fraction else round(0.8 * len(given.train))
-    model, clip = _network(init, seen, said)
+    network, clip = _network(init, model, seen, said)
     epochs, optim, head_epochs = _schedule(num_train, init is not None, said)
     pixels = sum(one.num_frames * one.crop**2 * one.num_segments for one in clip or ())
     if pixels and init is None:
@@ -85,7 +91,7 @@ def default_config(
         optim = optim.model_copy(update={"label_smoothing": 0.0})
     config = TrainConfig(
         data=data,
-        model=model,
+        model=network,
         clip=clip,
         augment=_augment(label_names(given.train), said),
         optim=optim,
@@ -182,7 +188,7 @@ def _data_config(
             said.append("if clips of one person or one recording lie on both sides, that number is too good")
     num_bytes = len(given.train) * seen.num_frames * _frame_pixels(seen) * 3
     if run_dir is not None and num_bytes < CACHE_BYTES:
-        changes["cache"] = str(Path(run_dir) / "cache")
+        changes["cache"] = str((Path(run_dir) / "cache").resolve())  # a run may go on from elsewhere
         said.append(f"decoded frames are kept in {changes['cache']}, about {num_bytes / 1e6:.0f} MB")
     return data.model_copy(update=changes)
 
@@ -203,21 +209,16 @@ def _frame_pixels(seen: Seen) -> int:
 
 
 def _network(
-    init: Path | str | None, seen: Seen, said: list[str]
+    init: Path | str | None, model: str | None, seen: Seen, said: list[str]
 ) -> tuple[ModelConfig, tuple[ClipSpec, ...] | None]:
     """The network, and how it sees clips."""
     if init is not None:
-        started = read_init(Path(init))
-        if not started.model:
-            raise ConfigError(
-                f"{init} does not say which network it is: write a configuration that names it (model, init)"
-            )
-        said.append(
-            f"the network and its clips are those of {init}: {started.model}, width {started.width:g}"
-        )
-        return ModelConfig(
-            name=started.model, width=started.width, arguments=started.arguments
-        ), started.specs
+        started = read_init(init, model or "")
+        name = started.model or model
+        if name is None:
+            raise ConfigError(f"{init} does not say which network it is: name it (--model, or in --config)")
+        said.append(f"the network and its clips are those of {init}: {name}, width {started.width:g}")
+        return ModelConfig(name=name, width=started.width, arguments=started.arguments), started.specs
     side, crop = sides(seen)
     frames: dict[str, Any] = {"num_frames": NUM_FRAMES, "frame_stride": None}
     if seen.seconds > LONG_SECONDS:

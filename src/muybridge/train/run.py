@@ -20,7 +20,6 @@ from muybridge.data.loader import Loader
 from muybridge.errors import TrainingError
 from muybridge.files import atomic_path
 from muybridge.models.memory import keep_freed_memory
-from muybridge.protocol import get_protocol
 from muybridge.train.checkpoint import (
     Learner,
     Progress,
@@ -36,7 +35,7 @@ from muybridge.train.log import EpochRecord, RunLog, StepRecord, duration_text, 
 from muybridge.train.loop import Session, fit, note_broken, steps_per_epoch
 from muybridge.train.optim import MovingAverage, build_optimizer
 from muybridge.train.setup import TrainingData, bf16_share, build_network, check_config, read_data
-from muybridge.train.validation import Validation, validate
+from muybridge.train.validation import Validation, validate, validation_protocol
 from muybridge.weights import store
 
 __all__ = ["TrainResult", "train"]
@@ -343,7 +342,7 @@ class _Run:
             self.learner.tested,
             self.data.val,
             self.data.val_classes,
-            protocol=get_protocol(self.config.protocol),
+            protocol=validation_protocol(self.config),
             specs=self.specs,
             accelerator=self.accelerator,
             batch_size=self.config.batch_size,

@@ -5,18 +5,20 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from muybridge.config import ClipSpec
+from muybridge.config import ClipSpec, TrainConfig
 from muybridge.data.cache import FrameCache
 from muybridge.models.contract import VideoModel
 from muybridge.predict import Broken, run_views
-from muybridge.protocol import Protocol
+from muybridge.protocol import Protocol, get_protocol
 from muybridge.types import Sample
 
-__all__ = ["Validation", "validate"]
+__all__ = ["Validation", "validate", "validation_protocol", "video_loss"]
 
 SMALLEST_PROBABILITY = 1e-12
 
@@ -27,7 +29,7 @@ class Validation:
 
     Attributes:
         top1: part of the videos whose best score is on a true label.
-        loss: mean of -log(probability of the true label).
+        loss: mean of `video_loss`.
         num_videos: how many there were.
         broken: files that do not decode, with the reason.
         seconds: what it took.
@@ -38,6 +40,38 @@ class Validation:
     num_videos: int
     broken: dict[str, str]
     seconds: float
+
+
+def validation_protocol(config: TrainConfig) -> Protocol:
+    """The protocol of a configuration; with several labels a clip, the views vote for each class alone.
+
+    >>> validation_protocol(TrainConfig.from_dict({"protocol": "10x1", "loss": "bce"})).aggregation
+    'sigmoid_mean'
+    """
+    protocol = get_protocol(config.protocol)
+    if config.loss == "bce" and "/" not in protocol.name:
+        return get_protocol(f"{protocol.name}/sigmoid_mean")
+    return protocol
+
+
+def video_loss(probabilities: npt.NDArray[np.float64], truth: Sequence[int], *, each: bool) -> float:
+    """What training minimises, of one video's probabilities.
+
+    Args:
+        probabilities: [K].
+        truth: the true classes.
+        each: whether each class has a probability of its own: then it is the mean binary cross entropy over
+            the classes, and else -log of what the true ones have together.
+
+    >>> round(video_loss(np.array([0.5, 0.25, 0.25]), [0], each=False), 4)
+    0.6931
+    """
+    p = probabilities.clip(SMALLEST_PROBABILITY, 1.0)
+    if not each:
+        return -math.log(min(1.0, p[list(truth)].sum()))
+    is_true = np.isin(np.arange(len(p)), list(truth))
+    right = np.where(is_true, p, np.maximum(1.0 - p, SMALLEST_PROBABILITY))
+    return float(-np.log(right).mean())
 
 
 def validate(
@@ -88,7 +122,7 @@ def validate(
         elif truth:  # with several labels a video may also have none
             probabilities = result.probabilities
             hits += int(probabilities.argmax()) in truth
-            loss -= math.log(min(1.0, max(SMALLEST_PROBABILITY, float(probabilities[list(truth)].sum()))))
+            loss += video_loss(probabilities, truth, each=protocol.aggregation == "sigmoid_mean")
             count += 1
         if world_size == 1 and asked_to_stop():
             raise KeyboardInterrupt
