@@ -82,3 +82,74 @@ class ResidualBlock(nn.Module):
                 y = F.relu(y, inplace=True)
         y += x if self.shortcut is None else self.shortcut(x)
         return F.relu(y, inplace=True)
+
+
+def bottleneck(
+    in_channels: int,
+    inner: int,
+    out_channels: int,
+    *,
+    temporal_kernels: tuple[int, int] = (1, 1),
+    stride: int = 1,
+    bn_eps: float = 1e-5,
+) -> ResidualBlock:
+    """t_a x 1 x 1, t_b x 3 x 3, 1 x 1 x 1; time is never strided.
+
+    Args:
+        in_channels: C of its input.
+        inner: channels of the first two convolutions.
+        out_channels: channels of its output.
+        temporal_kernels: t_a and t_b.
+        stride: of height and width, in the 3 x 3 convolution and in the projection.
+        bn_eps: of every BatchNorm.
+
+    Shape:
+        input  [B, in_channels, T, H, W]
+        output [B, out_channels, T, H / stride, W / stride]
+
+    >>> import torch
+    >>> bottleneck(8, 4, 16, temporal_kernels=(1, 3), stride=2)(torch.zeros(1, 8, 4, 14, 14)).shape
+    torch.Size([1, 16, 4, 7, 7])
+    """
+    t_a, t_b = temporal_kernels
+    convs = (
+        Conv3d(in_channels, inner, (t_a, 1, 1)),
+        Conv3d(inner, inner, (t_b, 3, 3), stride=(1, stride, stride)),
+        Conv3d(inner, out_channels, (1, 1, 1)),
+    )
+    channels = (inner, inner, out_channels)
+    return ResidualBlock(in_channels, convs, channels, stride=(1, stride, stride), bn_eps=bn_eps)
+
+
+def bottleneck_stage(
+    in_channels: int,
+    inner: int,
+    out_channels: int,
+    *,
+    temporal_kernels: Sequence[int],
+    stride: int = 1,
+    bn_eps: float = 1e-5,
+) -> nn.Sequential:
+    """A stage of bottlenecks t x 1 x 1, 1 x 3 x 3, 1 x 1 x 1; time is never strided.
+
+    Args:
+        in_channels: C of the stage's input.
+        inner: channels of the first two convolutions of a block.
+        out_channels: channels of a block's output.
+        temporal_kernels: t of each block; their number is the number of blocks.
+        stride: of height and width, in the 3 x 3 convolution (and the projection) of the first block.
+        bn_eps: of every BatchNorm.
+
+    Shape:
+        input  [B, in_channels, T, H, W]
+        output [B, out_channels, T, H / stride, W / stride]
+
+    >>> import torch
+    >>> bottleneck_stage(8, 4, 16, temporal_kernels=(3, 1), stride=2)(torch.zeros(1, 8, 4, 14, 14)).shape
+    torch.Size([1, 16, 4, 7, 7])
+    """
+    stage = nn.Sequential()
+    for index, t in enumerate(temporal_kernels):
+        n, s = (in_channels, stride) if index == 0 else (out_channels, 1)
+        stage.append(bottleneck(n, inner, out_channels, temporal_kernels=(t, 1), stride=s, bn_eps=bn_eps))
+    return stage
