@@ -7,6 +7,7 @@ import yaml
 
 from muybridge.config import AugmentConfig, ClipSpec, TrainConfig, short_digest, specs_digest
 from muybridge.errors import ConfigError
+from muybridge.types import MeanCube
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_every_field_changes_the_digest() -> None:
         "resize_filter": "bilinear", "scale": 255, "channel_order": "bgr", "mean": (0.5,) * 3,
         "std": (0.5,) * 3,
         "modality": "rgb_diff", "flow_method": "tvl1", "flow_bound": 20.0, "mean_subtraction": True,
-        "short_policy": "error",
+        "short_policy": "error", "mean_cube": MeanCube("0123abcd"),
     }  # fmt: skip
     assert set(changes) == set(ClipSpec.model_fields)
     digests = {specs_digest((spec.model_copy(update={name: value}),)) for name, value in changes.items()}

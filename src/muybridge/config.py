@@ -12,15 +12,28 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from muybridge.errors import ConfigError
+from muybridge.types import MeanCube
 
 Modality = Literal["rgb", "flow", "warped_flow", "rgb_diff"]
 ShortPolicy = Literal["loop", "repeat_last", "error"]
 ResizeFilter = Literal["antialias", "bilinear"]
+PartialBatchNorm = Literal["statistics", "frozen"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+Cube = Annotated[MeanCube, PlainValidator(MeanCube.named), PlainSerializer(str)]
 
 
 class Config(BaseModel):
@@ -115,6 +128,8 @@ class ClipSpec(Config):
         channel_order: "rgb", or "bgr" for networks converted from Caffe.
         mean: subtracted from each channel, in units of `scale`.
         std: each channel is divided by this, in units of `scale`.
+        mean_cube: also subtracted, position by position, before the crop (C3D); in files its digest stands
+            for it, and its numbers travel in the checkpoint.
         modality: what the tensor holds.
         flow_method: how flow was computed; None for RGB.
         flow_bound: flow is clipped to [-bound, bound] pixels before it is quantised; None for RGB.
@@ -136,6 +151,7 @@ class ClipSpec(Config):
     channel_order: Literal["rgb", "bgr"] = "rgb"
     mean: tuple[float, ...] = (0.45, 0.45, 0.45)
     std: tuple[float, ...] = (0.225, 0.225, 0.225)
+    mean_cube: Cube | None = None
     modality: Modality = "rgb"
     flow_method: str | None = None
     flow_bound: Annotated[float, Field(gt=0)] | None = None
@@ -158,7 +174,16 @@ class ClipSpec(Config):
             raise ValueError(f"std must be above 0, got {self.std}")
         if self.is_flow and (self.flow_method is None or self.flow_bound is None):
             raise ValueError("flow needs flow_method and flow_bound: scores depend on both")
+        varies = isinstance(self.resize, int) or self.num_segments > 1 or self.modality != "rgb"
+        if self.mean_cube is not None and varies:
+            raise ValueError("mean_cube goes with rgb, one segment and a resize to (height, width)")
         return self
+
+    @model_serializer(mode="wrap")
+    def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """No cube, no key: digests and files are as they were before there were cubes."""
+        values: dict[str, Any] = handler(self)
+        return values if self.mean_cube else {key: values[key] for key in values if key != "mean_cube"}
 
     @property
     def is_flow(self) -> bool:
@@ -309,6 +334,8 @@ class TrainConfig(Config):
         checkpoint_every: optimiser steps between two resumable states; 0 saves one an epoch.
         init: a checkpoint to take the trunk from.
         freeze: parts of the network that do not train, by the start of their names: "stem", "stages.0".
+        partial_batchnorm: what all BatchNorms but the first keep, as in TSN: "statistics", their mean and
+            variance; "frozen", their scale and shift as well; None nothing.
         head_epochs: with `init`, train the head alone for so many of the epochs first.
         allow_non_finite: skip a step whose gradient is not finite, instead of stopping the run.
     """
@@ -328,6 +355,7 @@ class TrainConfig(Config):
     checkpoint_every: Annotated[int, Field(ge=0)] = 0
     init: str | None = None
     freeze: tuple[str, ...] = ()
+    partial_batchnorm: PartialBatchNorm | None = None
     head_epochs: Annotated[int, Field(ge=0)] = 0
     allow_non_finite: bool = False
 

@@ -8,17 +8,18 @@ Shape letters: V views, K classes.
 
 import difflib
 import re
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import model_validator
 
 from muybridge.config import ClipSpec, Config, Positive, short_digest
 from muybridge.data.views import plan_view
 from muybridge.errors import ConfigError, MissingViewsError
 from muybridge.types import Sample, VideoInfo, View
 from muybridge.video.crops import CropKind
-from muybridge.video.sampling import view_positions
+from muybridge.video.sampling import clip_span, frame_range, view_positions
 
 __all__ = ["PROTOCOLS", "Protocol", "aggregate", "get_protocol", "plan_views", "view_probabilities"]
 
@@ -36,6 +37,8 @@ class Protocol(Config):
             middle.
         crops: of each clip: "center"; "three" along the longer side; "five", the corners and the center;
             "ten", those five and their mirror images.
+        step: a sliding window instead of N clips: one every so many frames of the file, from its first frame
+            on; as many as lie whole in the video, but one at least. None does not slide.
         aggregation: "softmax_mean" is the mean of the views' probabilities, "logit_mean" the softmax of their
             mean logits, "sigmoid_mean" the mean of independent probabilities (several labels a video).
 
@@ -46,7 +49,14 @@ class Protocol(Config):
     name: str
     clips: Positive = 1
     crops: CropKind = "center"
+    step: Positive | None = None
     aggregation: Aggregation = "softmax_mean"
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.step is not None and self.clips != 1:
+            raise ValueError(f"give clips ({self.clips}) or a step ({self.step}), not both")
+        return self
 
     @property
     def num_crops(self) -> int:
@@ -55,8 +65,25 @@ class Protocol(Config):
 
     @property
     def num_views(self) -> int:
-        """V: clips times crops, and what a video costs as a multiple of one view."""
+        """V: clips times crops, and what a video costs as a multiple of one view.
+
+        Raises:
+            ConfigError: the window slides, so each video has its own number.
+        """
+        self.refuse_sliding()
         return self.clips * self.num_crops
+
+    def refuse_sliding(self) -> None:
+        """For what needs the same number of views of each video.
+
+        Raises:
+            ConfigError: the window slides.
+        """
+        if self.step is not None:
+            raise ConfigError(
+                f"the protocol '{self.name}' looks at more views of a longer video: recognize and svm can, "
+                "testing and comparing need as many of each, so take NxM, N clips of M crops"
+            )
 
     def digest(self) -> str:
         """The `views` digest: of the temporal positions, the crops and the aggregation, not of the name.
@@ -64,7 +91,9 @@ class Protocol(Config):
         >>> get_protocol("1x1").digest() == get_protocol("center").digest()
         True
         """
-        positions = [round(position, 9) for position in view_positions(self.clips)]
+        positions: object = [round(position, 9) for position in view_positions(self.clips)]
+        if self.step is not None:
+            positions = {"step": self.step}
         return short_digest(
             {"positions": positions, "crops": self.crops, "aggregation": self.aggregation},
         )
@@ -77,20 +106,23 @@ class Protocol(Config):
         (top, center and bottom of an upright video); the score is the mean of the views' probabilities.
         30 views a video: 30 times the work of "center". Digest of the views: 8874ad84.
         """
-        clips = (
-            "one clip from the middle of the video"
-            if self.clips == 1
-            else f"{self.clips} clips, evenly from the start of the video to its end"
-        )
-        cost = (
-            "1 view a video: the cheapest there is."
-            if self.num_views == 1
-            else f'{self.num_views} views a video: {self.num_views} times the work of "center".'
-        )
+        if self.step is not None:
+            cost = "More views of a longer video."
+        elif self.num_views == 1:
+            cost = "1 view a video: the cheapest there is."
+        else:
+            cost = f'{self.num_views} views a video: {self.num_views} times the work of "center".'
         return (
-            f"{self.name}: {clips}; of each {_CROP_TEXTS[self.crops]}; the score is "
+            f"{self.name}: {self._clips_text()}; of each {_CROP_TEXTS[self.crops]}; the score is "
             f"{_AGGREGATION_TEXTS[self.aggregation]}.\n{cost} Digest of the views: {self.digest()}."
         )
+
+    def _clips_text(self) -> str:
+        if self.step is not None:
+            return f"a clip every {self.step} frames, from the first one on"
+        if self.clips == 1:
+            return "one clip from the middle of the video"
+        return f"{self.clips} clips, evenly from the start of the video to its end"
 
 
 _CROP_TEXTS: dict[CropKind, str] = {
@@ -118,13 +150,14 @@ PROTOCOLS: dict[str, Protocol] = {
 def get_protocol(name: str | Protocol) -> Protocol:
     """The protocol of this name: one of PROTOCOLS, or "NxM" for N clips of M crops (1, 3, 5 or 10).
 
-    "/logit_mean" or "/sigmoid_mean" behind the name changes the aggregation.
+    "slidingN" has a clip every N frames of the file. "/logit_mean" or "/sigmoid_mean" behind the name changes
+    the aggregation.
 
     Raises:
         ConfigError: no such protocol; names the nearest one.
 
     >>> get_protocol("25x10/logit_mean")
-    Protocol(name='25x10/logit_mean', clips=25, crops='ten', aggregation='logit_mean')
+    Protocol(name='25x10/logit_mean', clips=25, crops='ten', step=None, aggregation='logit_mean')
     >>> get_protocol("centre")
     Traceback (most recent call last):
         ...
@@ -149,7 +182,9 @@ def plan_views(
 
     Raises:
         VideoTooShortError: fewer frames than a clip needs, and the spec's policy is "error".
+        ConfigError: the protocol slides, and a clip is spread over the whole video.
     """
+    positions = _positions(info, sample, specs, protocol)
     return tuple(
         plan_view(
             info,
@@ -158,11 +193,27 @@ def plan_views(
             position=position,
             crops=protocol.crops,
             crop_index=crop_index,
-            clip_name=f"clip {clip}/{protocol.clips}",
+            clip_name=f"clip {clip}/{len(positions)}",
         )
-        for clip, position in enumerate(view_positions(protocol.clips), start=1)
+        for clip, position in enumerate(positions, start=1)
         for crop_index in range(protocol.num_crops)
     )
+
+
+def _positions(
+    info: VideoInfo, sample: Sample, specs: tuple[ClipSpec, ...], protocol: Protocol
+) -> tuple[float, ...]:
+    """Where the clips of one video lie, as `plan_view` takes it."""
+    if protocol.step is None:
+        return view_positions(protocol.clips)
+    if any(spec.frame_stride is None or spec.num_segments > 1 for spec in specs):
+        raise ConfigError(
+            f"the protocol '{protocol.name}' slides a clip through the video, but the network's clips are "
+            "spread over all of it: give the clip a frame_stride and one segment, or take another protocol"
+        )
+    first, stop = frame_range(info, sample.start_seconds, sample.end_seconds)
+    last = max(0, stop - first - max(clip_span(spec, info.fps) for spec in specs))  # place where a clip fits
+    return tuple(start / max(1, last) for start in range(0, last + 1, protocol.step))
 
 
 def aggregate(logits: npt.ArrayLike, protocol: Protocol) -> npt.NDArray[np.float64]:
@@ -179,9 +230,10 @@ def aggregate(logits: npt.ArrayLike, protocol: Protocol) -> npt.NDArray[np.float
     array([0.25, 0.75])
     """
     values = np.asarray(logits, dtype=np.float64)
-    if values.ndim != 2 or len(values) != protocol.num_views:
+    wanted = None if protocol.step is not None else protocol.num_views
+    if values.ndim != 2 or not len(values) or wanted not in (None, len(values)):
         raise MissingViewsError(
-            f"the protocol '{protocol.name}' makes a score of {protocol.num_views} views, got logits of "
+            f"the protocol '{protocol.name}' makes a score of {wanted or 'one or more'} views, got logits of "
             f"shape {list(values.shape)}: run the missing views again; none may be left out"
         )
     if protocol.aggregation == "logit_mean":
@@ -208,10 +260,12 @@ def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _parse(name: str) -> Protocol:
+    if sliding := re.fullmatch(r"sliding([1-9]\d{0,3})", name):
+        return Protocol(name=name, step=int(sliding[1]))
     match = re.fullmatch(r"([1-9]\d{0,3})x(\d{1,3})", name)
     if match is None:
         close = difflib.get_close_matches(name, PROTOCOLS, n=1)
-        known = f"{', '.join(PROTOCOLS)}, or NxM: N clips of M crops"
+        known = f"{', '.join(PROTOCOLS)}, or NxM: N clips of M crops, or slidingN"
         raise ConfigError(f"no protocol '{name}'; " + (f"did you mean '{close[0]}'?" if close else known))
     clips, crops = int(match[1]), int(match[2])
     if crops not in _COUNT_CROPS:

@@ -3,9 +3,11 @@
 Shape letters: T frames, H height, W width. No torch here: sampling and the command line stay light.
 """
 
-from dataclasses import dataclass
+import hashlib
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -87,6 +89,45 @@ class ColorJitter:
     contrast: float = 1.0
     saturation: float = 1.0
     hue: float = 0.0
+
+
+@dataclass(frozen=True)
+class MeanCube:
+    """A mean clip: subtracted from every clip, position by position, before the crop is cut out (C3D).
+
+    Files name it by its digest alone; its numbers lie in the checkpoint, beside the weights.
+
+    Attributes:
+        digest: eight hex digits of the numbers. Cubes of one digest are equal.
+        values: float32 [3, T, H, W], channels and white as the clip spec has them; None where not at hand.
+    """
+
+    digest: str
+    values: npt.NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, values: npt.ArrayLike) -> Self:
+        """The cube of these numbers, [3, T, H, W].
+
+        >>> MeanCube.of(np.zeros((3, 16, 128, 171)))
+        MeanCube(digest='019bb702')
+        """
+        cube = np.ascontiguousarray(values, np.float32)
+        if cube.ndim != 4 or cube.shape[0] != 3 or not np.isfinite(cube).all():
+            raise ValueError(f"a mean cube is [3, T, H, W] of finite numbers, got {list(cube.shape)}")
+        return cls(hashlib.sha256(str(cube.shape).encode() + cube.tobytes()).hexdigest()[:8], cube)
+
+    @classmethod
+    def named(cls, value: object) -> "MeanCube":
+        """As a file names it."""
+        if isinstance(value, MeanCube):
+            return value
+        if isinstance(value, str) and re.fullmatch("[0-9a-f]{8}", value):
+            return cls(value)
+        raise ValueError("mean_cube is the digest of a mean cube, eight hex digits")
+
+    def __str__(self) -> str:
+        return self.digest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,6 +56,7 @@ def evaluate(
             comes twice; or no video could be read.
         VideoError: a video cannot be read, and `skip_broken` is not set.
         WeightsError: no labels are given, and the network carries none.
+        ConfigError: no such protocol, or one with more views of longer videos.
     """
     if isinstance(model, str | Path):
         model = load(model)
@@ -64,6 +65,7 @@ def evaluate(
         raise DataError(f"{len(labels)} labels for the {model.num_classes} outputs of {model.name}")
     check_samples(samples, labels)
     protocol = get_protocol(protocol)
+    protocol.refuse_sliding()
     specs = specs or specs_of(model)
     results = list(
         run_views(

@@ -58,16 +58,26 @@ class Job:
     @property
     def done(self) -> bool:
         """Every view has its row, or none will come."""
-        return self.error is not None or len(self.rows) == self.protocol.num_views
+        return self.error is not None or 0 < len(self.rows) == len(self.views)
+
+    @property
+    def num_clips(self) -> int:
+        """How many times to call `load`; where the protocol slides, the video is opened to learn it."""
+        if self.protocol.step is None:
+            return self.protocol.clips
+        try:
+            with self._turn, self._reader() as reader:
+                self._plan(reader)
+        except VideoError:
+            return 1  # loading meets the error again and reports it in its place
+        return len(self.views) // self.protocol.num_crops
 
     def load(self, clip: int) -> list[Inputs]:
         """The views of one clip: all its crops. The last clip closes the file."""
         if self.error is not None:
             raise self.error
         with self._turn, self._reader() as reader:
-            with self._lock:
-                info = reader.info if reader else video_info(self.source, cache=self.cache)
-                self.views = self.views or plan_views(info, self.sample, self.specs, self.protocol)
+            self._plan(reader)
             num_crops = self.protocol.num_crops
             views = self.views[clip * num_crops : (clip + 1) * num_crops]
             loaded = [
@@ -82,6 +92,11 @@ class Job:
             readers, self._idle_readers = self._idle_readers, []
         for reader in readers:
             reader.close()
+
+    def _plan(self, reader: VideoReader | None) -> None:
+        with self._lock:
+            info = reader.info if reader else video_info(self.source, cache=self.cache)
+            self.views = self.views or plan_views(info, self.sample, self.specs, self.protocol)
 
     @contextmanager
     def _reader(self) -> Iterator[VideoReader | None]:
@@ -103,7 +118,7 @@ class Job:
     def _count_clip(self) -> None:
         with self._lock:
             self._clips_loaded += 1
-            finished = self._clips_loaded == self.protocol.clips
+            finished = self._clips_loaded * self.protocol.num_crops == len(self.views)
         if finished:
             self.close()
 
@@ -112,7 +127,7 @@ def load_clips(
     jobs: Sequence[Job], batch_size: int, num_workers: int
 ) -> Generator[tuple[Job, list[Inputs] | VideoError]]:
     """The clips of all videos, in order, each with all its crops; at most a batch of views lies ready."""
-    tasks = ((job, clip) for job in jobs for clip in range(job.protocol.clips))
+    tasks = ((job, clip) for job in jobs for clip in range(job.num_clips))
     if num_workers == 0:
         yield from itertools.starmap(_load, tasks)
         return

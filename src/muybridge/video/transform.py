@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from muybridge.config import ClipSpec, ResizeFilter
-from muybridge.errors import DataError
-from muybridge.types import Box, ColorJitter, UInt8Array, View
+from muybridge.errors import ConfigError, DataError
+from muybridge.types import Box, ColorJitter, MeanCube, UInt8Array, View
 from muybridge.video.sampling import frames_per_segment
 
 __all__ = ["adjust_color", "cut_box", "refuse_flow", "to_tensor"]
@@ -38,6 +38,7 @@ def to_tensor(frames: UInt8Array, view: View, spec: ClipSpec) -> Tensor:
 
     Raises:
         DataError: the spec asks for optical flow, and these are RGB frames.
+        ConfigError: the spec's mean cube is not at hand, or is of another size than the resized clip.
 
     Shape:
         frames [N, view.size.height, view.size.width, 3], uint8
@@ -63,6 +64,8 @@ def to_tensor(frames: UInt8Array, view: View, spec: ClipSpec) -> Tensor:
     if view.color is not None:
         pixels = adjust_color(pixels, view.color)
     values = _planes(pixels.reshape(spec.num_segments, per_segment, *pixels.shape[1:]), spec)
+    if spec.mean_cube is not None:
+        _subtract_cube(values[0], view, spec, spec.mean_cube)
     return torch.from_numpy(values if spec.num_segments > 1 else values[0])
 
 
@@ -167,6 +170,30 @@ def _planes(pixels: UInt8Array, spec: ClipSpec) -> Float32Array:
         for channel, mean, std, plane in zip(channels, spec.mean, spec.std, target, strict=True):
             write(np.asarray(channel, np.uint8), plane, spec.scale, mean, std)
     return values
+
+
+def _subtract_cube(clip: Float32Array, view: View, spec: ClipSpec, cube: MeanCube) -> None:
+    """In place. The cube is cut and mirrored as the frames were, which is as if it had come off before.
+
+    Shape:
+        clip [3, T, crop, crop]
+    """
+    if cube.values is None:
+        raise ConfigError(
+            f"the clip's mean cube {cube} is known by its digest alone: take the spec out of the checkpoint "
+            "that has its numbers, muybridge.load(FILE).default_specs, or train with --init FILE"
+        )
+    if cube.values.shape != (3, spec.num_frames, *view.size):
+        raise ConfigError(
+            f"the clip's mean cube is {list(cube.values.shape)}, the clip {spec.num_frames} frames of "
+            f"{view.size.height} x {view.size.width}: keep both as the cube has them, and no short_side"
+        )
+    top, left, height, width = view.box
+    for channel, std, planes in zip(cube.values, spec.std, clip, strict=True):
+        for mean, plane in zip(channel[:, top : top + height, left : left + width], planes, strict=True):
+            if mean.shape != plane.shape:
+                mean = cv2.resize(mean, (spec.crop, spec.crop), interpolation=cv2.INTER_LINEAR)
+            plane -= (mean[:, ::-1] if view.flip else mean) / np.float32(std)
 
 
 def _write_values(channel: UInt8Array, plane: Float32Array, white: float, mean: float, std: float) -> None:
