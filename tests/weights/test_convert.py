@@ -156,12 +156,12 @@ def test_a_report_says_what_happened():
     report = LoadReport(
         loaded=("stem.conv.weight", "stages.0.0.conv_a.weight", "stages.0.1.conv_a.weight"),
         random=("head.fc.weight", "head.fc.bias"),
-        unused=("head.fc.weight",),
+        dropped=("head.fc.weight",),
         format="torchvision",
         differs=("bn_eps is 1e-05 here and 0.001 there",),
     )
     assert str(report) == (
         "torchvision weights: 3 tensors loaded (stem, stages.0); 2 tensors random (head); "
-        "1 tensors unused (head); bn_eps is 1e-05 here and 0.001 there"
+        "1 tensors dropped (head); bn_eps is 1e-05 here and 0.001 there"
     )
     assert report.rows()[1] == ("random", 2, "head")

@@ -8,6 +8,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -257,7 +258,7 @@ def test_init_trunk_takes_all_but_the_head_and_reports_it(saved: Path):
         if not key.startswith("head."):
             assert torch.equal(value, source[key]), key
     assert torch.equal(model.head.fc.weight, head)
-    assert set(report.random) == set(report.unused) == {"head.fc.weight", "head.fc.bias"}
+    assert set(report.random) == set(report.dropped) == {"head.fc.weight", "head.fc.bias"}
     assert set(report.loaded) | set(report.random) == set(model.state_dict())
     assert report.differs == ()
 
@@ -270,6 +271,23 @@ def test_init_trunk_reports_what_no_tensor_shows(saved: Path):
 def test_init_trunk_takes_foreign_files(foreign: Path):
     report = init_trunk(build("r2plus1d_18_torchvision", num_classes=8), foreign)
     assert (len(report.loaded), report.format) == (222, "torchvision")
+
+
+@torch.no_grad()
+def test_a_network_gains_non_local_blocks_and_is_the_same_at_first(tmp_path: Path):
+    torch.manual_seed(0)
+    plain = build("i3d_r50", num_classes=3, width=1 / 16).eval()
+    save(tmp_path / "plain.safetensors", plain, labels=("a", "b", "c"))
+    richer = build("i3d_r50_nl5", num_classes=3, width=1 / 16).eval()
+    report = init_trunk(richer, tmp_path / "plain.safetensors")
+    added = [key for key in richer.state_dict() if ".nl" in key and "num_batches" not in key]
+    assert len(added) > 5
+    assert set(report.random) == {*added, "head.fc.weight", "head.fc.bias"}
+    x = torch.randn(1, 3, 4, 32, 32)
+    assert torch.equal(richer.forward_features(x), plain.forward_features(x))
+    save(tmp_path / "richer.safetensors", richer, labels=("a", "b", "c"))
+    with pytest.raises(WeightsError, match=r"does not fit i3d_r50, .*unexpected stages\.1\.nl"):
+        init_trunk(plain, tmp_path / "richer.safetensors")
 
 
 def test_init_trunk_of_another_network_changes_nothing(saved: Path):
@@ -316,6 +334,37 @@ def test_pth_files_that_cannot_be_read(foreign: Path, tmp_path: Path):
     torch.save([torch.zeros(1)], path)
     with pytest.raises(WeightsError, match="holds a list, not a state dict"):
         read_tensors(path)
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants:UserWarning")  # torch's, and right
+def test_a_tensor_of_a_pth_file_that_repeats_a_number_without_end_is_refused(tmp_path: Path):
+    """Its header claims four terabytes; the file has four bytes."""
+    path = tmp_path / "a.pth"
+    torch.save({"state_dict": {"fc.weight": torch.zeros(1).expand(1 << 20, 1 << 20)}}, path)
+    assert path.stat().st_size < 10_000
+    with pytest.raises(
+        WeightsError, match=r"damaged or malicious: fc\.weight claims \[1048576, 1048576\] numbers"
+    ):
+        build("r3d_10", weights=path)
+    sparse = torch.sparse_coo_tensor([[0], [1]], [1.0], (1 << 20, 1 << 20), check_invariants=True)
+    torch.save({"fc.weight": sparse}, path)
+    with pytest.raises(WeightsError, match=r"damaged or malicious: fc\.weight claims \[1048576"):
+        build("r3d_10", weights=path)
+
+
+def test_pickles_and_npz_files_are_read_as_arrays(tmp_path: Path):
+    arrays = {"conv1a/0": np.zeros((2, 3, 3, 3, 3), "f4"), "fc6-1/1": np.ones(4, "f4")}
+    np.savez(tmp_path / "a.npz", **arrays)
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"blobs": arrays}, protocol=2))
+    torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, tmp_path / "b.pkl")
+    for name in ("a.npz", "a.pkl", "b.pkl"):  # the last one is a zip archive of torch's, whatever its name
+        found = read_tensors(tmp_path / name)
+        assert {key: value.tolist() for key, value in found.items()} == {
+            key: value.tolist() for key, value in arrays.items()
+        }
+    torch.save(arrays["fc6-1/1"].tolist(), tmp_path / "c.pkl", _use_new_zipfile_serialization=False)
+    with pytest.raises(WeightsError, match="holds a list, not a state dict"):
+        read_tensors(tmp_path / "c.pkl")
 
 
 def test_a_safetensors_file_is_known_by_its_start(saved: Path, tmp_path: Path):

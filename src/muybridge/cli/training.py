@@ -106,7 +106,7 @@ def train(
         run_dir, base = out or _free_folder(config), TrainConfig.from_yaml(_settings_file(config))
     else:
         run_dir = out or _free_folder(Path(str(data)))
-        base = _defaults(data, run_dir, init, seed)
+        base = _defaults(data, run_dir, init, model, seed)
     settings = _with_flags(base, given)
     if given and _first_process():
         say("as asked: " + ", ".join(f"{'.'.join(place)} {value}" for place, value in given.items()))
@@ -176,11 +176,13 @@ def _settings_of(run_dir: Path) -> "TrainConfig":
     return settings
 
 
-def _defaults(data: Path | None, run_dir: Path, init: Path | None, seed: int | None) -> "TrainConfig":
+def _defaults(
+    data: Path | None, run_dir: Path, init: Path | None, model: str | None, seed: int | None
+) -> "TrainConfig":
     """What the library chooses for these videos and this machine; prints what it says of it."""
     from muybridge.train.defaults import default_config
 
-    chosen, reasons = default_config(str(data), run_dir=run_dir, init=init, seed=seed or 0)
+    chosen, reasons = default_config(str(data), run_dir=run_dir, init=init, model=model, seed=seed or 0)
     if _first_process():
         for reason in reasons:
             say(f"chosen: {reason}")

@@ -4,10 +4,10 @@ import copy
 import inspect
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -19,12 +19,11 @@ from muybridge.data.splits import split
 from muybridge.errors import DataError, TrainingError, WeightsError
 from muybridge.models.contract import VideoModel
 from muybridge.models.count import count_parameters
-from muybridge.models.registry import find
+from muybridge.models.registry import build, find
 from muybridge.train.loop import forward_backward
 from muybridge.train.optim import set_trainable
 from muybridge.types import Sample
-from muybridge.weights.convert import convert
-from muybridge.weights.store import build, init_trunk, read_card, read_tensors
+from muybridge.weights.store import init_trunk, open_weights, read_card, with_cubes
 
 __all__ = ["Init", "TrainingData", "bf16_share", "build_network", "check_config", "read_data", "read_init"]
 
@@ -111,22 +110,32 @@ def build_network(
         WeightsError: the checkpoint to start from does not fit.
     """
     torch.manual_seed(config.seed)
-    started = read_init(Path(config.init), config.model.name) if config.init is not None else Init()
+    started = read_init(config.init, config.model.name) if config.init is not None else Init()
+    started = started.for_modality(config.model.arguments.get("modality"))
     arguments = {**started.arguments, **config.model.arguments}
-    clip = config.clip or started.specs
-    if clip is not None and takes_num_frames(config.model.name):
-        arguments.setdefault("num_frames", clip[0].num_frames)
+    clip = config.clip or (started.specs and _with_segments(started.specs, config.model.name, arguments))
+    if clip is not None:
+        cubes = [spec.mean_cube for spec in started.specs or () if spec.mean_cube is not None]
+        clip = with_cubes(clip, cubes)  # a configuration has their digests alone
+        for size in sizes_taken(config.model.name):
+            arguments.setdefault(size, getattr(clip[0], size))
     model = build(config.model.name, num_classes=len(labels), width=config.model.width, **arguments)
     specs = clip or model.default_specs
     _check_network(config, model, specs)
     size = f"{count_parameters(model):,} parameters"
     say(f"{model.name}, width {config.model.width:g}: {size}; {_clips_text(specs)}")
     if config.init is not None:
-        report = init_trunk(model, Path(config.init))
+        report = init_trunk(model, config.init)
         say(f"{config.init}, weights of {report.format}:")
         for what, count, where in report.rows():
             say(f"  {what:<8} {count:>4} tensors  {where}")
+        for note in (*report.differs, *report.notes):
+            say(f"  note: {note}")
+    model.partial_batchnorm = config.partial_batchnorm
     set_trainable(model, frozen=config.freeze)
+    if config.partial_batchnorm is not None:
+        kept = "mean and variance" + (", scale and shift" if config.partial_batchnorm == "frozen" else "")
+        say(f"{len(model.partial_batchnorms())} BatchNorms, all but the first, keep their {kept}")
     if config.freeze:
         resting = sum(not one.requires_grad for one in model.parameters())
         say(f"{', '.join(config.freeze)}: {resting} of {len(list(model.parameters()))} tensors do not train")
@@ -151,22 +160,38 @@ class Init:
     arguments: dict[str, Any] = field(default_factory=dict)
     specs: tuple[ClipSpec, ...] | None = None
 
+    def for_modality(self, modality: str | None) -> Self:
+        """Without the clips, and their length, of another modality than the one that is wanted."""
+        if modality is None or self.arguments.get("modality", modality) == modality:
+            return self
+        kept = {key: value for key, value in self.arguments.items() if key not in ("modality", "num_frames")}
+        return replace(self, arguments=kept, specs=None)
 
-def read_init(path: Path, name: str = "") -> Init:
+
+def read_init(weights: Path | str, name: str = "") -> Init:
     """Reads what a checkpoint says beside its weights: its card, or what is known of its foreign format.
 
     Args:
-        path: a file or a run folder.
-        name: the network that will take the weights; arguments of another one are left out. "" takes any.
+        weights: a file, a run folder, or a public checkpoint such as "kinetics400".
+        name: the network that will take the weights; arguments of another one are left out. "" takes any of
+            ours, and of someone else's says nothing.
 
     Raises:
         WeightsError: it cannot be read.
     """
     try:
-        card = read_card(path)
-    except WeightsError:  # someone else's: its format says less
-        found = convert(read_tensors(path))
-        return Init(arguments=found.arguments, specs=found.specs)
+        card = read_card(weights)
+    except WeightsError:  # someone else's or public: less is said
+        if not name and not Path(weights).exists():
+            raise WeightsError(
+                f"there is no file {weights}; public weights go with the name of their network (--model)"
+            ) from None
+        if not name:
+            return Init()
+        source = open_weights(weights, name)
+        with torch.device("meta"):
+            defaults = build(name, **source.arguments).default_specs
+        return Init(arguments=source.arguments, specs=source.specs(defaults))
     arguments = dict(card.arguments)
     width = float(arguments.pop("width", 1.0))
     del arguments["num_classes"]
@@ -174,9 +199,21 @@ def read_init(path: Path, name: str = "") -> Init:
     return Init(model=card.model, width=width, arguments=arguments if same else {}, specs=card.specs)
 
 
-def takes_num_frames(name: str) -> bool:
-    """Whether a network is built for a number of frames."""
-    return "num_frames" in inspect.signature(find(name).builder).parameters
+def sizes_taken(name: str) -> list[str]:
+    """The sizes of a clip that a network is built for, as the clip spec names them."""
+    parameters = inspect.signature(find(name).builder).parameters
+    return [size for size in ("num_frames", "num_segments", "crop") if size in parameters]
+
+
+def _with_segments(
+    specs: tuple[ClipSpec, ...], name: str, arguments: Mapping[str, Any]
+) -> tuple[ClipSpec, ...]:
+    """Clips of a checkpoint, of as many segments as the network that starts from it is built for."""
+    own = inspect.signature(find(name).builder).parameters.get("num_segments")
+    if own is None:
+        return specs
+    count = arguments.get("num_segments", own.default)
+    return tuple(spec.model_copy(update={"num_segments": count}) for spec in specs)
 
 
 def bf16_share(model: VideoModel, dataset: ViewDataset, config: TrainConfig) -> float:
@@ -208,6 +245,17 @@ def _check_network(config: TrainConfig, model: VideoModel, specs: tuple[ClipSpec
         raise TrainingError(
             f"clip: {model.name} looks at {', '.join(model.modalities)}: give one entry for each, "
             f"got {len(specs)}"
+        )
+    segments = model.arguments.get("num_segments", specs[0].num_segments)
+    if segments != specs[0].num_segments:
+        raise TrainingError(
+            f"{model.name} is built for {segments} segments, and clip has {specs[0].num_segments}: give both "
+            "the same num_segments"
+        )
+    if config.partial_batchnorm is not None and not model.partial_batchnorms():
+        raise TrainingError(
+            f"partial_batchnorm keeps all BatchNorms but the first, and {model.name} has no more than one: "
+            "leave it out"
         )
     if config.precision == "bf16" and not model.bf16_safe:
         raise TrainingError(

@@ -1,35 +1,45 @@
 """Checkpoints: one safetensors file that carries its card, so that loading it needs nothing else.
 
-A file of someone else's goes through `build(name, weights=FILE)`.
+A file of someone else's, or a public one, goes through `build(name, weights=...)`.
 """
 
 import json
 import os
-import pickle
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from muybridge import __version__
 from muybridge.config import ClipSpec
-from muybridge.errors import ConfigError, MuybridgeError, WeightsError
+from muybridge.errors import MuybridgeError, WeightsError
 from muybridge.files import atomic_path
 from muybridge.models import registry
 from muybridge.models.contract import Card, VideoModel
-from muybridge.weights.convert import Converted, LoadReport, StateDict, convert, listed, mismatches
+from muybridge.weights.cards import CARD, check_card, cubes_of, read_card, with_cubes
+from muybridge.weights.convert import LoadReport, classes_in, is_counter, listed, mismatches, trunk_names
+from muybridge.weights.read import checkpoint_file, read_safetensors, read_tensors
+from muybridge.weights.source import Source, differences, open_weights
 
-__all__ = ["Card", "LoadReport", "build", "init_trunk", "load", "read_card", "save"]
-
-BEST = "model.safetensors"  # the file of a run folder that `load` takes
-CARD = "muybridge"  # the key of the card in a file's metadata
-IN_TENSORS = {"num_classes", "width"}  # arguments that the shapes of a file show
+__all__ = [
+    "Card",
+    "LoadReport",
+    "build",
+    "build_from",
+    "init_trunk",
+    "load",
+    "open_weights",
+    "read_card",
+    "read_tensors",
+    "save",
+    "with_cubes",
+]
 
 
 def save(
@@ -70,8 +80,9 @@ def save(
         metrics=dict(metrics or {}),
         version=__version__,
     )
-    _check_card(card, num_classes=model.num_classes, modalities=model.modalities, where=str(path))
+    check_card(card, num_classes=model.num_classes, modalities=model.modalities, where=str(path))
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    tensors |= cubes_of(specs)
     with atomic_path(path) as temporary:
         try:
             save_file(tensors, temporary, metadata={CARD: json.dumps(card.to_dict())})
@@ -98,30 +109,14 @@ def load(path: Path | str, *, device: str | torch.device = "cpu") -> VideoModel:
         raise WeightsError(
             f"{path} was saved by muybridge {card.version} and cannot be rebuilt: {error}"
         ) from error
-    _check_card(card, num_classes=model.num_classes, modalities=model.modalities, where=str(path))
-    tensors = _read_safetensors(path)
+    check_card(card, num_classes=model.num_classes, modalities=model.modalities, where=str(path))
+    tensors = read_safetensors(path)
     wrong = mismatches(tensors, model)
     if wrong:
         raise WeightsError(f"{path} is no whole {card.model}: {listed(wrong)}")
     _fill(model, tensors)
     model.default_specs, model.card = card.specs, card
     return model.to(device).eval()
-
-
-def read_card(path: Path | str) -> Card:
-    """The card alone; the weights are not read.
-
-    Raises:
-        WeightsError: no such file, not safetensors, or without a card.
-    """
-    path = checkpoint_file(path)
-    card = _find_card(path)
-    if card is None:
-        raise WeightsError(
-            f"{path} has no card of muybridge, so it is someone else's: "
-            "use muybridge.build(NAME, weights=FILE), which converts it"
-        )
-    return card
 
 
 def build(
@@ -132,36 +127,65 @@ def build(
     width: float = 1.0,
     **arguments: Any,
 ) -> VideoModel:
-    """A network by its name: with random weights, or with those of a file.
+    """A network by its name: with random weights, those of a file, or public ones.
 
     Args:
         name: see `muybridge models`.
         num_classes: K, the length of the logits.
-        weights: a state dict of ours or of someone else's, .pth or .safetensors; its format is found from its
-            names. What it needs beside the weights (BatchNorm eps, how clips are made) is set with it.
+        weights: a checkpoint of ours; a file of someone else's (.pth, .pkl, .npz, .safetensors), whose format
+            is found from the names in it; or a public checkpoint, such as "kinetics400", which is downloaded.
+            What it needs beside the weights (BatchNorm eps, how clips are made) is set with it.
         width: scales every channel count.
         **arguments: further arguments of the network's class, such as `num_frames`.
 
     Raises:
         UnknownModelError: no such network.
         ConfigError: an argument that it does not have.
-        WeightsError: the file cannot be read or does not fit.
+        WeightsError: there are no such weights, they cannot be read, or they do not fit.
     """
     if weights is None:
         return registry.build(name, num_classes=num_classes, width=width, **arguments)
-    path = checkpoint_file(weights)
-    found, card = _read_any(path)
-    if card is not None and card.model != name:
-        card = None  # its arguments are another network's; the tensors will tell whether it fits
-    own = {} if card is None else {key: card.arguments[key] for key in set(card.arguments) - IN_TENSORS}
-    arguments = {**found.arguments, **own, **arguments}
-    model = registry.build(name, num_classes=num_classes, width=width, **arguments)
-    wrong = mismatches(found.tensors, model)
-    if wrong:
-        raise WeightsError(_explain(path, model, found.tensors, wrong))
-    _fill(model, found.tensors)
-    model.default_specs, model.card = found.specs or model.default_specs, card
+    source = open_weights(weights, name)
+    model, _ = build_from(source, num_classes=num_classes, width=width, **arguments)
     return model
+
+
+def build_from(
+    source: Source, *, num_classes: int | None = None, **arguments: Any
+) -> tuple[VideoModel, LoadReport]:
+    """The network that weights were opened for, with all of them, and what became of each.
+
+    Args:
+        source: from `open_weights`.
+        num_classes: K; None takes the file's.
+        **arguments: of the network's class; they win over what is known of the file.
+
+    Raises:
+        ConfigError: an argument that the network does not have.
+        WeightsError: the weights do not fit.
+    """
+    if num_classes is None:
+        num_classes = source.num_classes or 400
+    values = {**source.arguments, **arguments}
+    model = registry.build(source.network, num_classes=num_classes, **values)
+    tensors = source.found.tensors
+    wrong = mismatches(tensors, model)
+    if wrong:
+        raise WeightsError(_explain(source.path, model, tensors, wrong))
+    _fill(model, tensors)
+    model.default_specs = source.specs(model.default_specs)
+    model.card = _card(source, model)
+    changed = set(source.found.adapted)
+    own = [key for key in model.state_dict() if key in tensors]
+    return model, LoadReport(
+        loaded=tuple(key for key in own if key not in changed),
+        adapted=tuple(key for key in own if key in changed),
+        random=tuple(key for key in model.state_dict() if key not in tensors and not is_counter(key)),
+        dropped=source.found.dropped,
+        format=source.found.format,
+        differs=differences(source.arguments, model.arguments),
+        notes=() if source.public else source.found.notes,
+    )
 
 
 def init_trunk(model: VideoModel, path: Path | str) -> LoadReport:
@@ -169,108 +193,47 @@ def init_trunk(model: VideoModel, path: Path | str) -> LoadReport:
 
     Args:
         model: the network to fill.
-        path: a file of ours, a run folder, or a state dict of someone else's.
+        path: a file of ours, a run folder, a file of someone else's, or a public checkpoint such as
+            "kinetics400".
 
     Raises:
         WeightsError: the trunk of the file is not this network's, with the tensors that differ.
     """
-    path = checkpoint_file(path)
-    found, card = _read_any(path)
-    wrong = mismatches(found.tensors, model, trunk_only=True)
+    source = open_weights(path, model.name)
+    found, card = source.found, source.card
+    tensors, fitted = model.adapt(found.tensors)
+    wrong = mismatches(tensors, model, trunk_only=True)
     if wrong:
-        raise WeightsError(_explain(path, model, found.tensors, wrong))
+        raise WeightsError(_explain(source.path, model, found.tensors, wrong))
     own = model.state_dict()
-    trunk = {key: value for key, value in found.tensors.items() if not key.startswith("head.")}
+    trunk = {key: value for key, value in tensors.items() if not key.startswith("head.")}
+    adapted = {*found.adapted, *fitted}
     _fill(model, trunk)
-    theirs = found.arguments if card is None else card.arguments
+    theirs = source.arguments if card is None else card.arguments
     return LoadReport(
-        loaded=tuple(key for key in own if key in trunk),
-        random=tuple(key for key in own if key not in trunk),
-        unused=tuple(key for key in found.tensors if key not in trunk),
+        loaded=tuple(key for key in own if key in trunk and key not in adapted),
+        adapted=tuple(key for key in own if key in trunk and key in adapted),
+        random=tuple(key for key in own if key not in trunk and not is_counter(key)),
+        dropped=tuple(key for key in tensors if key not in trunk) + found.dropped,
         format=found.format,
-        differs=_differences(theirs, model.arguments),
+        differs=differences(theirs, model.arguments),
+        notes=() if source.public else found.notes,
     )
 
 
-def read_tensors(path: Path | str) -> StateDict:
-    """The tensors of a .safetensors or a .pth file; no code in it is run.
-
-    Raises:
-        WeightsError: no such file, or it cannot be read.
-    """
-    path = checkpoint_file(path)
-    if _is_safetensors(path):
-        return _read_safetensors(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).partition("\n")[0]
-        raise WeightsError(
-            f"{path} is not a file of weights alone, or not one at all: {reason} "
-            "Save its state dict with safetensors or torch.save and try that."
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).partition("\n")[0]
-        raise WeightsError(f"{path} cannot be read, it is probably cut short: {reason}") from None
-    if not isinstance(state, Mapping):
-        raise WeightsError(f"{path} holds a {type(state).__name__}, not a state dict")
-    return dict(state)
-
-
-def checkpoint_file(path: Path | str) -> Path:
-    """The file itself, or model.safetensors of a run folder.
-
-    Raises:
-        WeightsError: there is no such file.
-    """
-    path = Path(path)
-    if path.is_dir():
-        if not (path / BEST).is_file():
-            raise WeightsError(f"the folder {path} holds no {BEST}: is it a run of muybridge train?")
-        return path / BEST
-    if not path.is_file():
-        raise WeightsError(f"there is no file {path}")
-    return path
-
-
-def _find_card(path: Path) -> Card | None:
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(CARD)
-    except (SafetensorError, OSError) as error:
-        raise _not_safetensors(path, error) from None
-    try:
-        return None if text is None else Card.from_dict(json.loads(text), where="its card")
-    except (ConfigError, json.JSONDecodeError) as error:
-        raise WeightsError(f"{path} cannot be used: {error}") from error
-
-
-def _is_safetensors(path: Path) -> bool:
-    """By its name, or by its start: eight bytes of length, then the header's JSON."""
-    with path.open("rb") as file:
-        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
-
-
-def _read_safetensors(path: Path) -> StateDict:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 -- not a mapping
-    except (SafetensorError, OSError) as error:
-        raise _not_safetensors(path, error) from None
-
-
-def _not_safetensors(path: Path, error: Exception) -> WeightsError:
-    return WeightsError(
-        f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: {error}. "
-        "If it was copied or downloaded, it is probably cut short: get it again."
+def _card(source: Source, model: VideoModel) -> Card | None:
+    """The card of a checkpoint of this network, or one for a public checkpoint whose classes are known."""
+    if source.card is not None:
+        return source.card if source.card.model == source.network else None
+    if len(source.labels) != model.num_classes:
+        return None
+    return Card(
+        model=model.name,
+        arguments=model.arguments,
+        specs=model.default_specs,
+        labels=source.labels,
+        version=__version__,
     )
-
-
-def _read_any(path: Path) -> tuple[Converted, Card | None]:
-    """Tensors by our names, and the card where there is one."""
-    found = convert(read_tensors(path))
-    card = _find_card(path) if _is_safetensors(path) else None
-    return (found if card is None else replace(found, specs=card.specs)), card
 
 
 def _fill(model: VideoModel, tensors: Mapping[str, Tensor]) -> None:
@@ -278,30 +241,15 @@ def _fill(model: VideoModel, tensors: Mapping[str, Tensor]) -> None:
     model.load_state_dict(tensors, strict=False)
 
 
-def _check_card(card: Card, *, num_classes: int, modalities: Sequence[str], where: str) -> None:
-    if not card.labels:
-        raise WeightsError(f"{where}: labels are empty; a checkpoint names its {num_classes} classes")
-    if len(card.labels) != num_classes:
-        raise WeightsError(f"{where}: {len(card.labels)} labels for {num_classes} classes")
-    if len(card.specs) != len(modalities):
-        raise WeightsError(f"{where}: {len(card.specs)} specs for the modalities {', '.join(modalities)}")
-
-
-def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[str, ...]:
-    """Arguments that change what a network computes and no tensor's shape, such as `bn_eps`."""
-    keys = [key for key in theirs if key in ours and key not in IN_TENSORS | {"num_frames"}]
-    return tuple(
-        f"{key} is {ours[key]!r} here and {theirs[key]!r} there" for key in keys if ours[key] != theirs[key]
-    )
-
-
 def _explain(path: Path, model: VideoModel, tensors: Mapping[str, Tensor], wrong: list[str]) -> str:
     """Why a file does not fit: the likeliest mistake first, then the tensors."""
-    weight = tensors.get("head.fc.weight")
-    if weight is not None and all("head.fc." in line for line in wrong):
+    classes = classes_in(tensors)
+    if all(" head." in f" {line}" for line in wrong):
+        if classes is None:
+            return f"{path} has no classifier: take its trunk alone (muybridge train --init)"
         return (
-            f"{path} has {len(weight)} classes, the network {model.num_classes}: build it with "
-            f"num_classes={len(weight)}, or take the trunk alone (muybridge train --init)"
+            f"{path} has {classes} classes, the network {model.num_classes}: build it with "
+            f"num_classes={classes}, or take the trunk alone (muybridge train --init)"
         )
     fitting = _fitting_names(tensors, width=model.arguments.get("width", 1.0))
     hint = f"it fits {' and '.join(fitting)}; here" if fitting else "and no other network at this width:"
@@ -310,12 +258,21 @@ def _explain(path: Path, model: VideoModel, tensors: Mapping[str, Tensor], wrong
 
 def _fitting_names(tensors: Mapping[str, Tensor], *, width: float) -> list[str]:
     """The networks of the registry whose trunk has just these tensors; none of them is given memory."""
+    names = trunk_names(tensors)
+    alike = [network for network in registry.MODELS if _names_of(network) == names]
     with torch.device("meta"):
         return [
-            name
-            for name in registry.MODELS
-            if not mismatches(tensors, registry.build(name, width=width), trunk_only=True)
+            network
+            for network in alike
+            if not mismatches(tensors, registry.build(network, width=width), trunk_only=True)
         ]
+
+
+@cache
+def _names_of(network: str) -> frozenset[str]:
+    """The names in a network's trunk, which do not depend on its width."""
+    with torch.device("meta"):
+        return trunk_names(registry.build(network).state_dict())
 
 
 def _as_os_error(error: SafetensorError) -> OSError:

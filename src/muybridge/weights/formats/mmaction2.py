@@ -1,0 +1,107 @@
+"""mmaction2 1.x: C3D, I3D ResNets with or without non-local blocks, SlowOnly, SlowFast.
+
+A ConvModule is (conv, bn). Stages are layer1 .. layer4, bottlenecks conv1 .. conv3. Non-local convolutions
+that a pooling follows have an index 0.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from muybridge.weights.formats.naming import Converted, Format, Rule, StateDict, renamed
+
+PATH = {"": "", "slow_path.": "slow.", "fast_path.": "fast."}
+LETTERS = {"1": "a", "2": "b", "3": "c"}
+P = r"(?:backbone\.)?(?P<p>(?:(?:slow|fast)_path\.)?)"
+BLOCK = P + r"layer(?P<s>[1-4])\.(?P<j>\d+)\."
+WORDS: dict[str, Mapping[str, str]] = {"p": PATH}
+FIRST = {"s": 1}
+RESNET = (
+    Rule(P + r"conv1\.(?P<x>conv|bn)", "{p}stem.{x}", words=WORDS),
+    Rule(
+        BLOCK + r"conv(?P<y>[123])\.(?P<x>conv|bn)",
+        "{p}stages.{s}.{j}.{x}_{y}",
+        FIRST,
+        {**WORDS, "y": LETTERS},
+    ),
+    Rule(BLOCK + r"downsample\.(?P<x>conv|bn)", "{p}stages.{s}.{j}.shortcut.{x}", FIRST, WORDS),
+    Rule(
+        BLOCK + r"non_local_block\.(?P<x>theta|phi|g)\.(?:0\.)?conv",
+        "{p}stages.{s}.nl{j}.{x}",
+        FIRST,
+        WORDS,
+    ),
+    Rule(BLOCK + r"non_local_block\.conv_out\.conv", "{p}stages.{s}.nl{j}.out", FIRST, WORDS),
+    Rule(BLOCK + r"non_local_block\.conv_out\.bn", "{p}stages.{s}.nl{j}.bn", FIRST, WORDS),
+    Rule(r"(?:backbone\.)?slow_path\.conv1_lateral\.(?P<x>conv|bn)", "lateral.0.{x}"),
+    Rule(r"(?:backbone\.)?slow_path\.layer(?P<l>[1-3])_lateral\.(?P<x>conv|bn)", "lateral.{l}.{x}"),
+    Rule(r"cls_head\.fc_cls", "head.fc"),
+)
+C3D = (
+    Rule(r"(?:backbone\.)?(?P<x>conv[1-5][ab])\.conv", "{x}"),
+    Rule(r"(?:backbone\.)?(?P<x>fc[67])", "{x}"),
+    Rule(r"cls_head\.fc_cls", "head.fc"),
+)
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+GAUSSIAN_NOTE = (
+    "nothing in the file tells the embedded Gaussian from the dot product: "
+    "for the latter set nl_kind=dot_product"
+)
+
+
+def _recognises(names: Collection[str]) -> bool:
+    return any(name.startswith(("backbone.conv1", "backbone.slow_path.")) for name in names) or (
+        "conv1a.conv.weight" in names
+    )
+
+
+def _convert(state: Mapping[str, Tensor]) -> Converted:
+    if any(name.endswith("conv1a.conv.weight") for name in state):
+        return Converted(format="mmaction2", tensors=renamed(state, C3D), arguments={"pool5": "symmetric"})
+    tensors = renamed(state, RESNET)
+    arguments = {"layout": "mmaction2", "slow_frames": "stride"}
+    notes: tuple[str, ...] = ()
+    adapted = _slow_first(tensors)
+    if any(".nl" in name for name in tensors):
+        adapted += _with_biases(tensors)
+        embedded = any(name.endswith(".theta.weight") for name in tensors)
+        arguments["nl_kind"] = "embedded_gaussian" if embedded else "gaussian"
+        notes = (GAUSSIAN_NOTE,) if embedded else ()
+    return Converted(
+        format="mmaction2",
+        tensors=tensors,
+        arguments=arguments,
+        clip=dict(IMAGENET),
+        adapted=adapted,
+        notes=notes,
+    )
+
+
+def _slow_first(tensors: StateDict) -> tuple[str, ...]:
+    """The classifier of two pathways takes Fast's features before Slow's there; here Slow's come first."""
+    weight, fast = tensors.get("head.fc.weight"), tensors.get("fast.stages.3.0.bn_c.bias")
+    if weight is None or fast is None:
+        return ()
+    tensors["head.fc.weight"] = torch.cat((weight[:, len(fast) :], weight[:, : len(fast)]), 1)
+    return ("head.fc.weight",)
+
+
+def _with_biases(tensors: StateDict) -> tuple[str, ...]:
+    """The last convolution of a non-local block has no bias there, since a BatchNorm follows it."""
+    outs = [name for name in tensors if re.search(r"\.nl\d+\.out\.weight$", name)]
+    biases = tuple(name.replace("weight", "bias") for name in outs)
+    tensors |= {
+        bias: tensors[name].new_zeros(len(tensors[name])) for name, bias in zip(outs, biases, strict=True)
+    }
+    return biases
+
+
+FORMAT = Format(
+    name="mmaction2",
+    networks="`c3d`, `i3d_r50` and its non-local ones, `slow_r50_*`, `slowfast_*`",
+    checked="keys and shapes only",
+    recognises=_recognises,
+    convert=_convert,
+)
