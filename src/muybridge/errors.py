@@ -13,6 +13,7 @@ MuybridgeError
   ConfigError             a YAML key or value; names the file and the place in it
   WeightsError            a checkpoint: cut short, another network's, missing or unexpected keys (lists them)
   UnknownModelError       no network of that name; also a KeyError
+  InflationError          a 2D network has an operation that is not known for clips; names it
   TrainingError           a run cannot go on or cannot be resumed
     NonFiniteError        a loss or a gradient is not a number
   StorageError            a result cannot be written: disk full, no permission; what was there stays whole
@@ -24,6 +25,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DecodeError",
+    "InflationError",
     "MissingExtraError",
     "MissingViewsError",
     "MuybridgeError",
@@ -78,6 +80,10 @@ class UnknownModelError(MuybridgeError, KeyError):
 
     def __str__(self) -> str:
         return str(self.args[0])  # KeyError would print the message in quotes
+
+
+class InflationError(MuybridgeError):
+    """A 2D network cannot be made 3D: the message names the operation, which docs/inflation.md lists or not."""
 
 
 class TrainingError(MuybridgeError):
