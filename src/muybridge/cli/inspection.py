@@ -24,14 +24,14 @@ def models(
     from muybridge.models.registry import MODELS, find
 
     chosen = MODELS if name is None else {name: find(name)}
-    rows = [_model_row(key, entry) for key, entry in chosen.items()]
     if json:
-        for row in rows:
-            print_json(row)
+        for key, entry in chosen.items():
+            print_json(_model_row(key, entry))
     elif name is not None:
-        print_pairs({key.replace("_", " "): _plain(value) for key, value in rows[0].items()})
+        row = _model_row(name, chosen[name])
+        print_pairs({key.replace("_", " "): _plain(value) for key, value in row.items()})
     else:
-        _print_models(rows)
+        _print_models(chosen)
 
 
 def env(json: Json = False) -> None:
@@ -133,15 +133,13 @@ def _model_row(name: str, entry: "ModelEntry") -> dict[str, Any]:
     """What `muybridge models` says of one network; its weights are never made, only their shapes."""
     import torch
 
-    from muybridge.models.count import count_macs, count_parameters
+    from muybridge.models.count import count_macs, count_parameters, input_shapes
     from muybridge.models.registry import build
+    from muybridge.weights.manifest import of_network
 
     with torch.device("meta"):
         model = build(name)
-    shapes = [
-        [spec.num_channels, spec.num_frames * spec.num_segments, spec.crop, spec.crop]
-        for spec in model.default_specs
-    ]
+    shapes = input_shapes(model)
     return {
         "name": name,
         "summary": entry.summary,
@@ -156,29 +154,44 @@ def _model_row(name: str, entry: "ModelEntry") -> dict[str, Any]:
         "stages": list(model.stage_names),
         "arguments": model.arguments,
         "published": entry.accuracy,
+        "weights": [public.name for public in of_network(name)],
     }
 
 
-def _print_models(rows: list[dict[str, Any]]) -> None:
-    papers = list(dict.fromkeys((row["paper"], row["year"]) for row in rows))
-    for paper, year in papers:
+def _print_models(chosen: "dict[str, ModelEntry]") -> None:
+    """A table a paper, each as soon as its networks are counted."""
+    papers = dict.fromkeys((entry.year, entry.paper) for entry in chosen.values())
+    for year, paper in sorted(papers):
+        rows = [_model_row(name, entry) for name, entry in chosen.items() if entry.paper == paper]
         print_table(
-            ("name", "parameters", "GMAC a view", "clip", "published"),
+            ("name", "parameters", "GMAC a view", "clip", "published", "weights"),
             [
                 (
                     row["name"],
                     f"{row['parameters'] / 1e6:.2f} M",
                     f"{row['macs_per_view'] / 1e9:.2f}",
-                    " + ".join(f"{frames}x{height}x{width}" for _, frames, height, width in row["input"]),
+                    " + ".join(_clip_size(shape) for shape in row["input"]),
                     row["published"],
+                    _first(row["weights"]),
                 )
                 for row in rows
-                if row["paper"] == paper
             ],
             title=f"{paper}, {year}",
             right=("parameters", "GMAC a view"),
         )
-    print("400 classes, width 1. GMAC: 10^9 multiply-adds. `muybridge models NAME` shows one in full.")
+    print("400 classes, width 1. GMAC: 10^9 multiply-adds. Weights: of others, to convert or to build with.")
+    print("`muybridge models NAME` shows one in full.")
+
+
+def _clip_size(shape: list[int]) -> str:
+    """An input without its channels: "16x112x112", or "3 of 1x224x224" for three snippets."""
+    *snippets, _, frames, height, width = shape
+    return "".join(f"{count} of " for count in snippets) + f"{frames}x{height}x{width}"
+
+
+def _first(names: list[str]) -> str:
+    """The first of some names, and how many more there are."""
+    return " ".join([*names[:1], *([f"+{len(names) - 1}"] if len(names) > 1 else [])])
 
 
 def _plain(value: object) -> str:

@@ -15,6 +15,7 @@ from muybridge.config import AugmentConfig, ClipSpec
 from muybridge.data.cache import FrameCache
 from muybridge.data.views import load_view, plan_random_view, video_info
 from muybridge.errors import DataError, VideoError
+from muybridge.flow.source import FlowStore
 from muybridge.types import Sample
 
 
@@ -76,6 +77,7 @@ class ViewDataset(Dataset[Item | Broken]):
         augment: random changes.
         seed: of the run.
         cache: decoded clips on disk; None decodes each time.
+        flow: stored flow; None computes it each time, where the network looks at flow.
         multi_label: a sample may have several labels, or none; targets are then vectors of zeros and ones.
 
     Raises:
@@ -91,6 +93,7 @@ class ViewDataset(Dataset[Item | Broken]):
         *,
         seed: int,
         cache: FrameCache | None = None,
+        flow: FlowStore | None = None,
         multi_label: bool = False,
     ) -> None:
         if not samples:
@@ -101,6 +104,7 @@ class ViewDataset(Dataset[Item | Broken]):
         self.augment = augment
         self.seed = seed
         self.cache = cache
+        self.flow = flow
         self.multi_label = multi_label
         self._classes = class_indices(self.samples, self.labels, multi_label=multi_label)
 
@@ -142,7 +146,7 @@ class ViewDataset(Dataset[Item | Broken]):
         rng = random.Random(seed)  # text seeds by SHA-512: the same in every process
         info = video_info(sample.path, cache=self.cache)
         view = plan_random_view(info, sample, self.specs, self.augment, rng)
-        return load_view(sample.path, view, self.specs, cache=self.cache)
+        return load_view(sample.path, view, self.specs, cache=self.cache, flow=self.flow)
 
     def _target(self, index: int) -> Tensor:
         classes = self._classes[index]

@@ -7,6 +7,7 @@ extraction see the same bytes for the same view.
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import overload
@@ -17,6 +18,8 @@ from torch import Tensor
 from muybridge.config import AugmentConfig, ClipSpec
 from muybridge.data.cache import FrameCache
 from muybridge.errors import ConfigError
+from muybridge.flow.source import FlowStore, view_codes
+from muybridge.flow.tensor import to_tensor as flow_to_tensor
 from muybridge.types import Box, Sample, Size, UInt8Array, VideoInfo, View
 from muybridge.video.crops import (
     CropKind,
@@ -31,7 +34,7 @@ from muybridge.video.crops import (
 from muybridge.video.decode import VideoReader
 from muybridge.video.sampling import clip_indices, clip_span
 from muybridge.video.source import Source
-from muybridge.video.transform import refuse_flow, to_tensor
+from muybridge.video.transform import to_tensor
 
 __all__ = ["load_view", "plan_random_view", "plan_view", "video_info"]
 
@@ -44,6 +47,7 @@ def load_view(
     *,
     cache: FrameCache | None = None,
     reader: VideoReader | None = None,
+    flow: FlowStore | None = None,
 ) -> Tensor: ...
 
 
@@ -55,6 +59,7 @@ def load_view(
     *,
     cache: FrameCache | None = None,
     reader: VideoReader | None = None,
+    flow: FlowStore | None = None,
 ) -> tuple[Tensor, ...]: ...
 
 
@@ -65,6 +70,7 @@ def load_view(
     *,
     cache: FrameCache | None = None,
     reader: VideoReader | None = None,
+    flow: FlowStore | None = None,
 ) -> Tensor | tuple[Tensor, ...]:
     """What the network sees of one view of a video.
 
@@ -78,12 +84,15 @@ def load_view(
         spec: how the network sees a clip; a tuple of them, one a modality, gives a tuple of tensors.
         cache: decoded videos on disk, asked first; only files are kept in it.
         reader: an open reader of the source, to be used again for several views of one video.
+        flow: stored flow, asked first; without it, or where it lacks a video, the fields of the view are
+            computed. Both ways give the same bytes where the store is lossless.
 
     Raises:
         VideoError: the source is missing or no video.
-        DecodeError: frames of the view do not decode.
-        DataError: the spec asks for optical flow.
-        StorageError: the cache cannot be written.
+        DecodeError: frames of the view, or its stored flow, do not decode.
+        DataError: the stored flow is another video's or made otherwise, or frames are too small for flow.
+        ConfigError: there is no such flow method.
+        StorageError: the cache, or a store of flow, cannot be written.
 
     Shape:
         output float32 [C, T, crop, crop], contiguous; [S, C, T, crop, crop] where num_segments is above 1
@@ -91,17 +100,21 @@ def load_view(
     specs = _as_specs(spec)
     if len(specs) != len(view.indices):
         raise ValueError(f"the view is for {len(view.indices)} modalities, the network takes {len(specs)}")
-    for one in specs:
-        refuse_flow(one)
-    wanted = sorted({index for indices in view.indices for index in indices})
-    frames = _cached_frames(source, wanted, view, specs[0], cache)
-    if frames is None:
-        frames = _decoded_frames(source, wanted, view, specs[0], reader)
+    frames = _Frames(source, specs[0], cache, reader)
+    pictures = [indices for indices, one in zip(view.indices, specs, strict=True) if not one.is_flow]
+    wanted = sorted({index for indices in pictures for index in indices})
+    decoded = frames.read(wanted, view.size)
     row_of = {index: row for row, index in enumerate(wanted)}
-    tensors = tuple(
-        to_tensor(_rows(frames, [row_of[index] for index in indices]), view, one)
-        for indices, one in zip(view.indices, specs, strict=True)
-    )
+
+    def tensor(indices: tuple[int, ...], one: ClipSpec) -> Tensor:
+        if one.is_flow:  # of frames of the spec's own size, whatever the view's: that is what stores hold
+            codes = view_codes(
+                source, indices, one, video_size=frames.video_size, read=frames.read, store=flow
+            )
+            return flow_to_tensor(codes, view, one)
+        return to_tensor(_rows(decoded, [row_of[index] for index in indices]), view, one)
+
+    tensors = tuple(map(tensor, view.indices, specs))
     return tensors[0] if isinstance(spec, ClipSpec) else tensors
 
 
@@ -261,27 +274,46 @@ def _random_box(size: Size, spec: ClipSpec, augment: AugmentConfig, rng: random.
     return random_box(size, spec.crop, rng) if augment.crop == "random" else center_box(size, spec.crop)
 
 
-def _cached_frames(
-    source: Source, wanted: Sequence[int], view: View, spec: ClipSpec, cache: FrameCache | None
-) -> UInt8Array | None:
-    """The frames out of the cache; None where they have to be decoded."""
-    if cache is None or not isinstance(source, str | Path):
-        return None
-    if view.size != resized_size(cache.info(source).size, spec.resize):
-        return None
-    cached = cache.get(source, view.size, spec.resize_filter)
-    if cached is None or wanted[-1] >= len(cached.frames):
-        return None
-    return _rows(np.asarray(cached.frames), wanted)
+@dataclass(frozen=True)
+class _Frames:
+    """Frames of one video, out of the cache or decoded; each once a call."""
 
+    source: Source
+    spec: ClipSpec
+    cache: FrameCache | None
+    reader: VideoReader | None
 
-def _decoded_frames(
-    source: Source, wanted: Sequence[int], view: View, spec: ClipSpec, reader: VideoReader | None
-) -> UInt8Array:
-    if reader is not None:
-        return reader.read(wanted, size=view.size, resize_filter=spec.resize_filter)
-    with VideoReader(source) as own:
-        return own.read(wanted, size=view.size, resize_filter=spec.resize_filter)
+    @property
+    def video_size(self) -> Size:
+        info = self.reader.info if self.reader else video_info(self.source, cache=self.cache)
+        return info.size
+
+    def read(self, wanted: Sequence[int], size: Size) -> UInt8Array:
+        """Frames of these numbers, which rise, at a size.
+
+        Shape:
+            output [len(wanted), H, W, 3]
+        """
+        if not wanted:
+            return np.empty((0, *size, 3), np.uint8)
+        cached = self._cached(wanted, size)
+        if cached is not None:
+            return cached
+        if self.reader is not None:
+            return self.reader.read(wanted, size=size, resize_filter=self.spec.resize_filter)
+        with VideoReader(self.source) as own:
+            return own.read(wanted, size=size, resize_filter=self.spec.resize_filter)
+
+    def _cached(self, wanted: Sequence[int], size: Size) -> UInt8Array | None:
+        """The frames out of the cache; None where they have to be decoded."""
+        if self.cache is None or not isinstance(self.source, str | Path):
+            return None
+        if size != resized_size(self.cache.info(self.source).size, self.spec.resize):
+            return None
+        cached = self.cache.get(self.source, size, self.spec.resize_filter)
+        if cached is None or wanted[-1] >= len(cached.frames):
+            return None
+        return _rows(np.asarray(cached.frames), wanted)
 
 
 def _rows(frames: UInt8Array, rows: Sequence[int]) -> UInt8Array:

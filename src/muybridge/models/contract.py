@@ -4,13 +4,17 @@ Shape letters: B clips, C channels, T frames, H height, W width, D features, K c
 """
 
 import difflib
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Self
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from muybridge.config import ClipSpec, Config
+from muybridge.config import ClipSpec, Config, PartialBatchNorm
 from muybridge.errors import ConfigError
+
+BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class Card(Config):
@@ -61,7 +65,8 @@ class VideoModel(nn.Module):
     """The base of all networks. A subclass gives its layers and `forward_features`.
 
     Inputs are `[B, C, T, H, W]`, one tensor for each of `modalities`; networks that look at several snippets
-    take `[B, S, C, T, H, W]`. Outputs are logits, never probabilities.
+    take `[B, S, C, T, H, W]`. Outputs are logits, never probabilities. A subclass whose head is not one
+    `Head` gives `make_head`: the number of classes in, a module `[B, D] -> [B, K]` out.
 
     Attributes:
         name: in the registry; "" if the class was called directly.
@@ -71,9 +76,11 @@ class VideoModel(nn.Module):
         default_specs: how its paper makes the input from a video, one a modality.
         stage_names: the parts of the trunk, from the input on, as they open the names of their weights.
         card: what the checkpoint that it was loaded from says; None for one that was built.
+        partial_batchnorm: what all BatchNorms but the first keep while the others train: "statistics", their
+            mean and variance; "frozen", their scale and shift as well; None nothing.
     """
 
-    modalities: ClassVar[tuple[str, ...]] = ("rgb",)
+    modalities: tuple[str, ...] = ("rgb",)
 
     def __init__(
         self,
@@ -83,6 +90,7 @@ class VideoModel(nn.Module):
         default_specs: tuple[ClipSpec, ...],
         stage_names: tuple[str, ...],
         dropout: float = 0.0,
+        make_head: Callable[[int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         if num_classes < 1:
@@ -94,7 +102,9 @@ class VideoModel(nn.Module):
         self.default_specs = default_specs
         self.stage_names = stage_names
         self.card: Card | None = None
-        self.head = Head(feature_dim, num_classes, dropout=dropout)
+        self.partial_batchnorm: PartialBatchNorm | None = None
+        self._make_head: Callable[[int], nn.Module] = make_head or partial(Head, feature_dim, dropout=dropout)
+        self.head = self._make_head(num_classes)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Logits.
@@ -105,6 +115,18 @@ class VideoModel(nn.Module):
         """
         logits: Tensor = self.head(self.forward_features(*inputs))
         return logits
+
+    def training_logits(self, *inputs: Tensor) -> tuple[Tensor, tuple[float, ...]]:
+        """The rows of logits that training takes losses of, and the weight of each row's loss.
+
+        There is one row, the answer, unless a network is trained to answer several times: at every step of an
+        LSTM, or in each of two branches.
+
+        Shape:
+            inputs [B, C, T, H, W], one for each modality
+            output [B, R, K], and R numbers
+        """
+        return self(*inputs)[:, None], (1.0,)
 
     def forward_features(self, *inputs: Tensor) -> Tensor:
         """What the head takes: the trunk's output, pooled over time and space.
@@ -117,9 +139,9 @@ class VideoModel(nn.Module):
 
     def reset_head(self, num_classes: int) -> None:
         """A new, random head for other classes. The trunk keeps its weights."""
-        weight = self.head.fc.weight
-        head = Head(self.feature_dim, num_classes, dropout=self.head.dropout.p)
-        self.head = head.to(device=weight.device, dtype=weight.dtype).train(self.training)
+        old = next(self.head.parameters())
+        head = self._make_head(num_classes)
+        self.head = head.to(device=old.device, dtype=old.dtype).train(self.training)
         self.num_classes = num_classes
         self.arguments = {**self.arguments, "num_classes": num_classes}
         self.card = None  # its labels are not those of the new head
@@ -157,6 +179,42 @@ class VideoModel(nn.Module):
         if len(pooled) != 1:
             raise ConfigError(f"layer '{layer}' of {self.name or type(self).__name__} gives no single tensor")
         return pooled[0]
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, or eval mode; BatchNorms that `partial_batchnorm` keeps stay in eval mode."""
+        super().train(mode)
+        self.rest_batchnorms()
+        return self
+
+    def rest_batchnorms(self) -> None:
+        """Puts what `partial_batchnorm` keeps to rest, after the modes of the parts were set."""
+        for module in self.partial_batchnorms() if self.partial_batchnorm else ():
+            module.training = False
+            if self.partial_batchnorm == "frozen":
+                module.requires_grad_(False)
+
+    def partial_batchnorms(self) -> list[nn.Module]:
+        """All BatchNorms but the one nearest to the input, or nearest to that of each modality's own part."""
+        firsts: set[str] = set()
+        rest: list[nn.Module] = []
+        for name, module in self.named_modules():
+            if isinstance(module, BATCHNORMS):
+                part = name.partition(".")[0]
+                part = part if part in self.modalities else ""
+                rest += [module] if part in firsts else []
+                firsts.add(part)
+        return rest
+
+    def adapt(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+        """The tensors of a trunk to start from, in the shapes of this one where a paper says how.
+
+        Args:
+            tensors: of a checkpoint, by our names.
+
+        Returns:
+            The tensors, and the names of those that changed.
+        """
+        return dict(tensors), ()
 
     @property
     def bf16_safe(self) -> bool:

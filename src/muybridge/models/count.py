@@ -39,3 +39,17 @@ def count_macs(model: VideoModel, *input_shapes: Sequence[int]) -> int:
         for module, training in modes.items():
             module.training = training
     return int(counter.get_total_flops()) // 2
+
+
+def input_shapes(model: VideoModel) -> list[list[int]]:
+    """The shapes of one view as the network's specs make it, without the batch, one for each modality.
+
+    >>> from muybridge.models.registry import build
+    >>> input_shapes(build("r3d_10", width=0.125))
+    [[3, 16, 112, 112]]
+    """
+    shapes = []
+    for spec in model.default_specs:
+        clip = [spec.num_channels, spec.num_frames, spec.crop, spec.crop]
+        shapes.append(clip if spec.num_segments == 1 else [spec.num_segments, *clip])
+    return shapes

@@ -165,17 +165,21 @@ def forward_backward(
 ) -> Tensor:
     """Adds the gradient of (sum of the clips' losses) / global_count.
 
+    A clip's loss is the weighted sum over its rows of logits: see `VideoModel.training_logits`.
+
     Shape:
         output float32 [3]: sum of the losses, clips whose best score is on a true label, clips
     """
     inputs = [one.to(device, non_blocking=True) for one in batch.inputs]
     target = batch.target.to(device, non_blocking=True)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
-        logits = model(*inputs)
-    logits = logits.float()
-    loss = clip_losses(logits, target, config.loss, config.optim.label_smoothing).sum()
+        rows, row_weights = model.training_logits(*inputs)  # [B, R, K]
+    rows, weights = rows.float(), torch.tensor(row_weights, device=device)
+    of_rows = target.repeat_interleave(len(weights), dim=0)
+    losses = clip_losses(rows.flatten(0, 1), of_rows, config.loss, config.optim.label_smoothing)
+    loss = (losses.view(-1, len(weights)) * weights).sum()
     torch.autograd.backward(loss / global_count)
-    best = logits.detach().argmax(dim=1)
+    best = (rows.detach() * weights[:, None]).sum(dim=1).argmax(dim=1)
     hits = best == target if target.ndim == 1 else target.gather(1, best[:, None]) > 0
     return torch.stack([loss.detach(), hits.sum().float(), torch.tensor(float(len(batch)), device=device)])
 

@@ -107,7 +107,8 @@ class MovingAverage:
 def set_trainable(model: VideoModel, *, frozen: tuple[str, ...] = (), head_only: bool = False) -> None:
     """Puts the network into training mode, save for the parts that rest.
 
-    A part that rests has no gradient, and its BatchNorm and dropout work as in eval mode.
+    A part that rests has no gradient, and its BatchNorm and dropout work as in eval mode. What the network's
+    `partial_batchnorm` keeps rests as well.
 
     Args:
         model: the network.
@@ -132,6 +133,7 @@ def set_trainable(model: VideoModel, *, frozen: tuple[str, ...] = (), head_only:
         module.training = trains(name)  # one by one: train() and eval() would go down into the head as well
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trains(name))
+    model.rest_batchnorms()
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TrainingError(
             f"freeze: {', '.join(frozen)} leaves nothing to train; leave out at least the head"

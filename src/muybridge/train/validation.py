@@ -45,7 +45,7 @@ class Validation:
 def validation_protocol(config: TrainConfig) -> Protocol:
     """The protocol of a configuration; with several labels a clip, the views vote for each class alone.
 
-    >>> validation_protocol(TrainConfig.from_dict({"protocol": "10x1", "loss": "bce"})).aggregation
+    >>> validation_protocol(TrainConfig.from_dict({"data": {"root": "."}, "loss": "bce"})).aggregation
     'sigmoid_mean'
     """
     protocol = get_protocol(config.protocol)

@@ -26,6 +26,7 @@ import numpy.typing as npt
 from av.buffer import Buffer
 from av.container import InputContainer
 from av.stream import Discard, Disposition
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
@@ -64,6 +65,39 @@ def probe(source: Source) -> VideoInfo:
         if claim is not None:
             return scan.info(claim, exact=is_one_to_one(scan.packets, scan.facts))
         return scan.info(FrameIndex.from_counting([None] * len(scan.packets), 0, scan.facts), exact=False)
+
+
+def decode_grey(
+    packets: Sequence[bytes], *, codec: str, size: Size, setup: bytes = b""
+) -> Iterator[UInt8Array]:
+    """The pictures of packets that `video.encode.GreyEncoder` made: numbers, not light; nothing is converted.
+
+    Args:
+        packets: the first is a key.
+        codec: of the encoder.
+        size: of each picture.
+        setup: of the encoder.
+
+    Raises:
+        DecodeError: damaged packets.
+
+    Shape:
+        each uint8 [H, W]
+    """
+    context = VideoCodecContext.create(codec, "r")
+    assert isinstance(context, VideoCodecContext)
+    context.thread_count = 1
+    context.height, context.width = size
+    if setup:
+        context.extradata = setup
+    try:
+        for content in (*packets, None):
+            for frame in context.decode(None if content is None else av.Packet(content)):
+                plane = frame.planes[0]
+                lines = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+                yield lines[: size.height, : size.width]
+    except av.FFmpegError as error:
+        raise DecodeError(f"{codec} packets do not decode ({error}): they are damaged") from None
 
 
 class VideoReader:

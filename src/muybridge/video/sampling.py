@@ -42,6 +42,8 @@ __all__ = [
     "view_positions",
 ]
 
+ROUNDING = 1e-7  # of a place: 374 * (3 / 11) is 102, and a little less in floating point
+
 
 def clip_indices(
     spec: ClipSpec,
@@ -205,7 +207,8 @@ def one_per_part(
         last = -(-end // num_parts) - 1
         if rng is None:
             inside = 0.5 if position is None else position
-            picks.append(min(math.floor(num_places * (part + inside) / num_parts), last))
+            place = num_places * (part + inside) / num_parts
+            picks.append(min(math.floor(place + ROUNDING), last))
         elif num_places >= num_parts:  # a place on the border belongs to the later part, so none comes twice
             picks.append(rng.randint(first, end // num_parts - 1))
         else:

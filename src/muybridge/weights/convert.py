@@ -60,7 +60,7 @@ def convert(state: Mapping[str, Any], *, format: str = "auto") -> Converted:
     Raises:
         WeightsError: no known format has these names, or not this one.
     """
-    tensors = _without_wrapping(state)
+    tensors = tensors_in(state)
     if format not in ("auto", "muybridge", *FORMATS):
         raise WeightsError(f"no format '{format}': choose from auto, muybridge, {', '.join(FORMATS)}")
     found = recognise(tensors) if format in ("auto", "muybridge") else FORMATS[format]
@@ -132,7 +132,7 @@ def _unknown(tensors: Mapping[str, Tensor]) -> str:
     )
 
 
-def _without_wrapping(state: Mapping[str, Any]) -> dict[str, Tensor]:
+def tensors_in(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors of a training script's file: below "state_dict" or the like, without "module."."""
     for key in WRAPPINGS:
         if isinstance(state.get(key), Mapping):

@@ -13,7 +13,7 @@ from muybridge.models import registry
 from muybridge.models.contract import Card
 from muybridge.weights import manifest
 from muybridge.weights.cards import find_card
-from muybridge.weights.convert import Converted, classes_in, convert
+from muybridge.weights.convert import Converted, classes_in, convert, tensors_in
 from muybridge.weights.download import OnProgress, cached_path, check_hash, fetch, hash_in_name
 from muybridge.weights.manifest import PublicCheckpoint
 from muybridge.weights.read import checkpoint_file, is_safetensors, read_tensors
@@ -86,14 +86,18 @@ def open_weights(weights: Path | str, network: str, *, format: str = "auto") -> 
         UnknownModelError: no such network.
         WeightsError: no such weights, they cannot be read, or the file is not the one that its name says.
     """
-    registry.find(network)
+    entry = registry.find(network)
     path, public = locate(weights, network)
     if is_safetensors(path) and (card := find_card(path)) is not None:
-        return Source(path=path, network=network, found=convert(read_tensors(path)), card=card)
+        ours = Converted(format="muybridge", tensors=tensors_in(read_tensors(path)))
+        return Source(path=path, network=network, found=ours, card=card)
     if public is None and (digits := hash_in_name(path.name)):
         check_hash(path, digits, advice="Get it again, or rename it if its name says something else")
     if public is not None and format == "auto":
         format = public.format
+    if entry.takes_images and format == "auto":
+        found = Converted(format="a 2D network", tensors=tensors_in(read_tensors(path)))
+        return Source(path=path, network=network, found=found)
     return Source(path=path, network=network, found=convert(read_tensors(path), format=format), public=public)
 
 
