@@ -206,7 +206,7 @@ def test_few_files_are_open_at_a_time(videos):
 def test_the_crops_of_a_clip_are_decoded_once(videos):
     decoded = []
     for name in ("2x1", "2x10"):
-        job = Job(0, videos[0], get_protocol(name), (SPEC,), None)
+        job = Job(0, videos[0], get_protocol(name), (SPEC,), None, None)
         assert len(job.load(0)) == job.protocol.num_crops
         with job._reader() as reader:
             assert reader is not None

@@ -232,6 +232,8 @@ class DataConfig(Config):
         val_fraction: where `val` is empty, this part of the training groups is held out for validation.
         balanced: draw every class equally often.
         cache: folder for decoded, resized clips; None decodes each time.
+        flow: folder of stored flow, as `muybridge flow` makes it; a video that has none there is computed and
+            kept, the first time that it is asked for. None computes the flow of each view.
         max_broken: part of the files that may fail before the run does.
         num_workers: loader processes; 0 loads in the training process.
     """
@@ -244,6 +246,7 @@ class DataConfig(Config):
     val_fraction: Fraction = 0.0
     balanced: bool = False
     cache: str | None = None
+    flow: str | None = None
     max_broken: Fraction = 0.01
     num_workers: Annotated[int, Field(ge=0)] = 0
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from muybridge.types import Sample
 
 # What may change when a run is resumed: where its videos are and how they are loaded.
-FREE = frozenset((("data", "root"), ("data", "max_broken"), ("data", "num_workers")))
+FREE = frozenset((("data", "root"), ("data", "max_broken"), ("data", "num_workers"), ("data", "flow")))
 
 
 def train(
@@ -69,6 +69,10 @@ def train(
     num_workers: Annotated[
         int | None, typer.Option(help="Processes that load videos; 0 loads in the training process.", min=0)
     ] = None,
+    flow: Annotated[
+        Path | None,
+        typer.Option(help="Stored flow; what is missing is computed and kept there.", metavar="DIR"),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads that torch computes with.", min=1)] = None,
     json: Json = False,
 ) -> None:
@@ -89,6 +93,7 @@ def train(
         ("data", "test"): _names(test),
         ("data", "max_broken"): max_broken,
         ("data", "num_workers"): num_workers,
+        ("data", "flow"): None if flow is None else str(flow),
     }
     given = {place: value for place, value in flags.items() if value is not None}
     _check_usage(given, config=config, resume=resume, out=out)
@@ -143,7 +148,8 @@ def _check_usage(
         )
     if resume is not None and (config is not None or out is not None or set(given) - FREE):
         raise typer.BadParameter(
-            "a run goes on as it began: beside it only --data, --max-broken, --num-workers, --threads",
+            "a run goes on as it began: "
+            "beside it only --data, --flow, --max-broken, --num-workers, --threads",
             param_hint="--resume",
         )
     if resume is None and out is None and "WORLD_SIZE" in os.environ:
@@ -257,6 +263,9 @@ def evaluate(
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="List videos that cannot be read instead of stopping.")
     ] = False,
+    flow: Annotated[
+        Path | None, typer.Option(help="Stored flow; the run's own if left out.", metavar="DIR")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for all scores and numbers.", metavar="FOLDER")
     ] = None,
@@ -269,6 +278,7 @@ def evaluate(
     """Test a network on labelled videos under a named protocol."""
     from muybridge.config import DataConfig
     from muybridge.data.annotations import read_samples
+    from muybridge.data.dataset import stored_flow
     from muybridge.evaluate.report import write_report
     from muybridge.evaluate.run import evaluate as test
 
@@ -279,6 +289,8 @@ def evaluate(
         source = trained.data
     else:
         raise DataError(f"{weights} does not say what it was trained on: give --data FOLDER_OR_CSV")
+    if flow is not None:
+        source = source.model_copy(update={"flow": str(flow)})
     names = _names(groups) or (() if trained is None or data is not None else trained.data.test)
     samples = choose_samples(read_samples(source), names)
     with progress("testing") as on_progress:
@@ -288,6 +300,7 @@ def evaluate(
             protocol=protocol,
             batch_size=batch_size,
             skip_broken=skip_broken,
+            flow=stored_flow(source),
             on_progress=on_progress,
         )
     for broken in result.broken:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from muybridge.config import AugmentConfig, ClipSpec
+from muybridge.config import AugmentConfig, ClipSpec, DataConfig
 from muybridge.data.cache import FrameCache
 from muybridge.data.views import load_view, plan_random_view, video_info
 from muybridge.errors import DataError, VideoError
@@ -62,6 +62,14 @@ class Broken:
     path: str
     reason: str
     index: int
+
+
+def stored_flow(config: DataConfig) -> FlowStore | None:
+    """The stored flow of a data set; None where its configuration names no folder."""
+    if config.flow is None:
+        return None
+    root = Path(config.root)
+    return FlowStore(config.flow, root=root if root.is_dir() else root.parent, write=True)
 
 
 class ViewDataset(Dataset[Item | Broken]):

@@ -11,6 +11,7 @@ from muybridge.config import ClipSpec
 from muybridge.data.cache import FrameCache
 from muybridge.errors import DataError
 from muybridge.evaluate.result import Evaluation
+from muybridge.flow.source import FlowStore
 from muybridge.models.contract import VideoModel
 from muybridge.predict import Broken, VideoScores, card_of, run_views, specs_of
 from muybridge.protocol import Protocol, get_protocol
@@ -34,6 +35,7 @@ def evaluate(
     num_workers: int = 1,
     skip_broken: bool = False,
     cache: FrameCache | None = None,
+    flow: FlowStore | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Shows a network every view of every video and keeps all scores.
@@ -49,6 +51,7 @@ def evaluate(
         num_workers: threads that decode; 0 decodes between two batches.
         skip_broken: list the videos that cannot be read, instead of raising.
         cache: decoded clips on disk; None decodes each time.
+        flow: stored flow, for networks that look at it; None computes that of each view.
         on_progress: called with the number of videos done and of all videos.
 
     Raises:
@@ -78,6 +81,7 @@ def evaluate(
             num_workers=num_workers,
             skip_broken=skip_broken,
             cache=cache,
+            flow=flow,
             on_progress=on_progress,
         )
     )

@@ -118,8 +118,8 @@ class FlowStore:
             return reader.codes(pairs)
 
     def _make(self, video: Path, path: Path, spec: ClipSpec) -> bool:
-        if not self.write or video in self._outside:
-            return False
+        if not self.write or video in self._outside or spec.frame_stride is None:
+            return False  # frames that are spread over a video are as far apart as it is long
         settings = replace(
             self.settings,
             resize=spec.resize,

@@ -19,6 +19,7 @@ from muybridge.config import ClipSpec, ResizeFilter
 from muybridge.data.cache import FrameCache
 from muybridge.data.views import load_view, video_info
 from muybridge.errors import VideoError
+from muybridge.flow.source import FlowStore
 from muybridge.protocol import Protocol, plan_views
 from muybridge.types import Sample, Size, UInt8Array, View
 from muybridge.video.decode import VideoReader
@@ -39,6 +40,7 @@ class Job:
         protocol: Protocol,
         specs: tuple[ClipSpec, ...],
         cache: FrameCache | None,
+        flow: FlowStore | None,
     ) -> None:
         self.index = index
         self.sample = video if isinstance(video, Sample) else Sample(path=Path(source_name(video)))
@@ -46,6 +48,7 @@ class Job:
         self.protocol = protocol
         self.specs = specs
         self.cache = cache if isinstance(self.source, str | Path) else None
+        self.flow = flow
         self.views: tuple[View, ...] = ()
         self.rows: list[npt.NDArray[np.float32]] = []
         self.error: VideoError | None = None
@@ -81,7 +84,8 @@ class Job:
             num_crops = self.protocol.num_crops
             views = self.views[clip * num_crops : (clip + 1) * num_crops]
             loaded = [
-                load_view(self.source, view, self.specs, cache=self.cache, reader=reader) for view in views
+                load_view(self.source, view, self.specs, cache=self.cache, reader=reader, flow=self.flow)
+                for view in views
             ]
         self._count_clip()
         return loaded

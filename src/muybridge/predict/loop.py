@@ -19,6 +19,7 @@ from muybridge.config import ClipSpec, specs_digest
 from muybridge.data.cache import FrameCache
 from muybridge.data.dataset import Broken
 from muybridge.errors import ConfigError, VideoError, WeightsError
+from muybridge.flow.source import FlowStore
 from muybridge.models.contract import VideoModel
 from muybridge.predict.loading import Inputs, Job, load_clips
 from muybridge.protocol import Protocol, aggregate, get_protocol
@@ -93,6 +94,7 @@ def run_views(
     num_workers: int = 1,
     skip_broken: bool = False,
     cache: FrameCache | None = None,
+    flow: FlowStore | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[VideoScores | Broken]:
     """Shows a network every view of every video; yields the videos' scores in order.
@@ -111,6 +113,7 @@ def run_views(
         num_workers: threads that decode; 0 decodes between two batches.
         skip_broken: yield `Broken` for a video that cannot be read, instead of raising.
         cache: decoded clips on disk; None decodes each time.
+        flow: stored flow, for networks that look at it; None computes that of each view.
         on_progress: called with the number of videos done and of all videos, each time one is done.
 
     Raises:
@@ -119,7 +122,7 @@ def run_views(
         WeightsError: the network's answer is not finite.
     """
     question = _Question("scores", model, _scores)
-    jobs = _jobs(model, videos, get_protocol(protocol), specs, cache)
+    jobs = _jobs(model, videos, get_protocol(protocol), specs, cache, flow)
     return _start(model, question, jobs, device, batch_size, num_workers, skip_broken, on_progress)
 
 
@@ -135,6 +138,7 @@ def run_features(
     num_workers: int = 1,
     skip_broken: bool = False,
     cache: FrameCache | None = None,
+    flow: FlowStore | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[VideoFeatures | Broken]:
     """As `run_views`, the same loop, for the features of a layer.
@@ -150,6 +154,7 @@ def run_features(
         num_workers: threads that decode; 0 decodes between two batches.
         skip_broken: yield `Broken` for a video that cannot be read, instead of raising.
         cache: decoded clips on disk; None decodes each time.
+        flow: stored flow, for networks that look at it; None computes that of each view.
         on_progress: called with the number of videos done and of all videos.
 
     Raises:
@@ -158,7 +163,7 @@ def run_features(
         WeightsError: the features are not finite.
     """
     question = _Question("features", partial(model.embed, layer=layer), _features)
-    jobs = _jobs(model, videos, get_protocol(protocol), specs, cache)
+    jobs = _jobs(model, videos, get_protocol(protocol), specs, cache, flow)
     return _start(model, question, jobs, device, batch_size, num_workers, skip_broken, on_progress)
 
 
@@ -182,13 +187,14 @@ def _jobs(
     protocol: Protocol,
     specs: tuple[ClipSpec, ...] | None,
     cache: FrameCache | None,
+    flow: FlowStore | None,
 ) -> list[Job]:
     specs = specs or specs_of(model)
     if len(specs) != len(model.modalities):
         raise ConfigError(
             f"{model.name} looks at {', '.join(model.modalities)}: give one spec for each, got {len(specs)}"
         )
-    return [Job(index, video, protocol, specs, cache) for index, video in enumerate(videos)]
+    return [Job(index, video, protocol, specs, cache, flow) for index, video in enumerate(videos)]
 
 
 def _start(

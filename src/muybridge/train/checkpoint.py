@@ -20,9 +20,11 @@ from muybridge.train.optim import MovingAverage
 __all__ = ["Learner", "Progress", "RunIdentity", "has_state", "load_state", "save_state"]
 
 # What may differ when a run is resumed: none of these changes what the network learns.
-FREE_KEYS = frozenset(
-    ("data.root", "data.num_workers", "data.cache", "data.max_broken", "checkpoint_every", "allow_non_finite")
-)
+FREE_KEYS = {
+    *(f"data.{key}" for key in ("root", "num_workers", "cache", "flow", "max_broken")),
+    "checkpoint_every",
+    "allow_non_finite",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

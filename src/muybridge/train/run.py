@@ -14,11 +14,12 @@ from accelerate.utils import broadcast
 from muybridge import __version__
 from muybridge.config import ClipSpec, TrainConfig
 from muybridge.data.cache import FrameCache
-from muybridge.data.dataset import ViewDataset
+from muybridge.data.dataset import ViewDataset, stored_flow
 from muybridge.data.doctor import mirror_sensitive
 from muybridge.data.loader import Loader
 from muybridge.errors import TrainingError
 from muybridge.files import atomic_path
+from muybridge.flow.source import FlowStore
 from muybridge.models.memory import keep_freed_memory
 from muybridge.train.checkpoint import (
     Learner,
@@ -146,6 +147,7 @@ def train(
         learner=learner,
         accelerator=accelerator,
         cache=FrameCache(config.data.cache) if config.data.cache is not None else None,
+        flow=stored_flow(config.data),
         on_event=on_event,
     )
     result = run.go(resume=resume)
@@ -193,6 +195,7 @@ class _Run:
     learner: Learner
     accelerator: Accelerator
     cache: FrameCache | None
+    flow: FlowStore | None
     on_event: Callable[[Event], None] | None
     progress: Progress = field(default_factory=Progress)
     interrupt: Interrupt = field(default_factory=Interrupt)
@@ -244,6 +247,7 @@ class _Run:
             config.augment,
             seed=config.seed,
             cache=self.cache,
+            flow=self.flow,
             multi_label=config.loss == "bce",
         )
         return Loader(
@@ -347,6 +351,7 @@ class _Run:
             accelerator=self.accelerator,
             batch_size=self.config.batch_size,
             cache=self.cache,
+            flow=self.flow,
             asked_to_stop=lambda: self.interrupt.asked,
         )
         self.progress.seconds += validation.seconds

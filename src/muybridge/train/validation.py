@@ -13,6 +13,7 @@ from accelerate.utils import gather_object
 
 from muybridge.config import ClipSpec, TrainConfig
 from muybridge.data.cache import FrameCache
+from muybridge.flow.source import FlowStore
 from muybridge.models.contract import VideoModel
 from muybridge.predict import Broken, run_views
 from muybridge.protocol import Protocol, get_protocol
@@ -84,6 +85,7 @@ def validate(
     accelerator: Accelerator,
     batch_size: int,
     cache: FrameCache | None,
+    flow: FlowStore | None,
     asked_to_stop: Callable[[], bool],
 ) -> Validation:
     """Tests a network; each process takes every n-th video.
@@ -97,6 +99,7 @@ def validate(
         accelerator: the processes and their device.
         batch_size: views at once in one process.
         cache: decoded clips on disk.
+        flow: stored flow.
         asked_to_stop: looked at after each video.
 
     Raises:
@@ -113,6 +116,7 @@ def validate(
         batch_size=batch_size,
         skip_broken=True,
         cache=cache,
+        flow=flow,
     )
     hits, loss, count = 0, 0.0, 0
     broken: list[tuple[str, str]] = []
