@@ -3,18 +3,19 @@
     python benchmarks/flow.py                      the speed cases, then the trade-off
     python benchmarks/flow.py --plot flow.png      and draws the trade-off
 
-  tvl1_320x240, tvl1_640x480   pairs of real frames: OpenCV's DualTVL1 against TV-L1 of each preset, both on all
-                               cores: ours works on as many pairs at once, OpenCV within each pair
-  trade_off_320x240            milliseconds a pair and mean end-point error on known motions of real frames, for
-                               each preset of TV-L1, Farneback and DIS, and for OpenCV's TV-L1
+  tvl1_320x240, tvl1_640x480   pairs of real frames: OpenCV's DualTVL1 against TV-L1 of each preset, both on
+                               all cores: ours works on as many pairs at once, OpenCV within each pair
+  trade_off_320x240            milliseconds a pair and mean end-point error on known motions of real frames,
+                               for each preset of TV-L1, Farneback and DIS, and for OpenCV's TV-L1
 
 Checked first: on every known motion `accurate` errs no more than OpenCV's TV-L1, `opencv` at most 0.01 pixels
-more, `fast` at most 0.05; on the real pairs the median difference between preset `opencv` and OpenCV is below
-0.05 pixels. The known motions are those of the tests: translations up to 6 pixels, rotation, zoom, smooth random
-fields; the second frame of a pair is real, the first one is it, moved.
+more, `fast` at most 0.05; on the real pairs the median difference between preset `opencv` and OpenCV is
+below 0.05 pixels. The known motions are those of the tests: translations up to 6 pixels, rotation, zoom,
+smooth random fields; the second frame of a pair is real, the first one is it, moved.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -83,7 +84,7 @@ def real_frames(path: Path, first: int, size: Size) -> np.ndarray:
 def by_opencv(frames: np.ndarray) -> np.ndarray:
     """OpenCV's TV-L1 on each pair, [T - 1, 2, H, W]."""
     greys = frames[..., 0]
-    return np.stack([opencv_tvl1(a, b) for a, b in zip(greys[:-1], greys[1:], strict=True)])
+    return np.stack([opencv_tvl1(a, b) for a, b in itertools.pairwise(greys)])
 
 
 def speed(clips: Path, size: Size, rounds: int) -> None:

@@ -130,7 +130,7 @@ def recipes_of(asked: argparse.Namespace) -> dict[str, str]:
     if asked.data == "utd_mhad_depth":
         return {"r2plus1d_10": "utd_mhad_depth"}
     if asked.data == "line_3d":
-        return {model: small_recipe(asked.out, model, *row) for model, row in LINE_3D.items()}
+        return {model: small_recipe(asked.out, model, *row, epochs=25) for model, row in LINE_3D.items()}
     return {model: small_recipe(asked.out, model, width, epochs=20) for model, width in SAME_SIZE.items()}
 
 
@@ -141,7 +141,7 @@ def small_recipe(
     arguments: dict[str, object] | None = None,
     clip: dict[str, object] | None = None,
     *,
-    epochs: int = 40,
+    epochs: int,
 ) -> str:
     """Writes the package's recipe for UTD-MHAD with 64 x 64 pixels and another network."""
     recipe = read_recipe("utd_mhad_depth").to_dict()

@@ -126,7 +126,9 @@ def test_settings_that_are_wrong(run, tmp_path: Path, text: str | None, message:
     assert message.replace("exp.yaml, data: the", "exp.yaml: the") in err
 
 
-def test_a_recipe_goes_by_its_name(run, tmp_path: Path):
+def test_a_recipe_goes_by_its_name(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weizmann").mkdir()  # a folder of clips that bears the recipe's name does not hide it
     flags = ("--data", tmp_path / "gone", "--out", tmp_path / "run")
     code, _, err = run("train", "--config", "weizmann", *flags)
     assert (code, f"no data at {tmp_path / 'gone'}" in err.splitlines()[-1]) == (1, True)

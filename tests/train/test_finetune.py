@@ -180,7 +180,7 @@ def test_recipes_are_whole_and_their_networks_can_be_built(name: str) -> None:
 
 
 def test_a_recipe_that_is_not_there() -> None:
-    with pytest.raises(ConfigError, match="no recipe 'cooking'; there are figures, r2plus1d_kinetics"):
+    with pytest.raises(ConfigError, match="no file cooking and no recipe of that name; the recipes are: figures, r2plus1d_kinetics"):
         read_recipe("cooking")
     with pytest.raises(ConfigError, match=r"cannot read the configuration mine\.yaml"):
         read_recipe("mine.yaml")

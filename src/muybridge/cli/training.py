@@ -1,6 +1,5 @@
 """Verbs that train and test: train, eval."""
 
-import difflib
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -100,7 +99,7 @@ def train(
 
     import torch
 
-    from muybridge.config import TrainConfig
+    from muybridge.train.recipes import read_recipe
     from muybridge.train.run import train as fit
 
     if threads is not None:
@@ -108,7 +107,7 @@ def train(
     if resume is not None:
         run_dir, base = resume, _settings_of(resume)
     elif config is not None:
-        run_dir, base = out or _free_folder(config), TrainConfig.from_yaml(_settings_file(config))
+        run_dir, base = out or _free_folder(config), read_recipe(str(config))
     else:
         run_dir = out or _free_folder(Path(str(data)))
         base = _defaults(data, run_dir, init, model, seed)
@@ -154,25 +153,6 @@ def _check_usage(
         )
     if resume is None and out is None and "WORLD_SIZE" in os.environ:
         raise typer.BadParameter("several processes need the name of their common run", param_hint="--out")
-
-
-def _settings_file(name: Path) -> Path:
-    """A file, or the recipe of this name that comes with the package.
-
-    Raises:
-        ConfigError: neither; names the nearest recipe.
-    """
-    import muybridge
-
-    if name.exists():
-        return name
-    folder = Path(muybridge.__file__).parent / "recipes"
-    recipes = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-    if str(name) in recipes:
-        return recipes[str(name)]
-    close = difflib.get_close_matches(str(name), recipes, n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"the recipes are: {', '.join(recipes)}"
-    raise ConfigError(f"there is no file {name} and no recipe of that name; {hint}")
 
 
 def _settings_of(run_dir: Path) -> "TrainConfig":
@@ -248,7 +228,8 @@ def evaluate(
     ] = None,
     format: DataFormat = "auto",
     protocol: Annotated[
-        str, typer.Option(help="Which views: center (1, fast), 10x1, 10x3, or NxM.", metavar="NAME")
+        str,
+        typer.Option(help="Which views: center (1, fast), 10x1, NxM, m_twi (long videos).", metavar="NAME"),
     ] = "center",
     groups: Annotated[
         str | None,

@@ -35,17 +35,17 @@ def read_recipe(recipe: str, *, root: Path | str | None = None) -> TrainConfig:
     >>> read_recipe("weizman")
     Traceback (most recent call last):
         ...
-    muybridge.errors.ConfigError: no recipe 'weizman'; did you mean 'weizmann'?
+    muybridge.errors.ConfigError: there is no file weizman and no recipe of that name; did you mean 'weizmann'?
     """
     if recipe in recipe_names():
         with resources.as_file(resources.files("muybridge") / "recipes" / f"{recipe}.yaml") as path:
             config = TrainConfig.from_yaml(path)
-    elif recipe.endswith((".yaml", ".yml")):
+    elif Path(recipe).is_file():
         config = TrainConfig.from_yaml(recipe)
     else:
         close = difflib.get_close_matches(recipe, recipe_names(), n=1)
-        known = f"; there are {', '.join(recipe_names())}, or name a .yaml file"
-        raise ConfigError(f"no recipe '{recipe}'" + (f"; did you mean '{close[0]}'?" if close else known))
+        hint = f"did you mean '{close[0]}'?" if close else f"the recipes are: {', '.join(recipe_names())}"
+        raise ConfigError(f"there is no file {recipe} and no recipe of that name; {hint}")
     if root is None:
         return config
     return config.model_copy(update={"data": config.data.model_copy(update={"root": str(root)})})
