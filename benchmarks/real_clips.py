@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -67,7 +68,9 @@ def main() -> None:
     parser.add_argument("--choose", action="store_true", help="hold out subject s7 of the training subjects")
     parser.add_argument("--folds", nargs="+", default=None, help="persons to leave out; all if left out")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once, one core each")
-    parser.add_argument("rest", nargs="*", help="after --: further flags of muybridge train")
+    parser.add_argument(
+        "--train", default="", metavar="FLAGS", help="further flags of muybridge train, in one text"
+    )
     asked = parser.parse_args()
     start = time.perf_counter()
     rows = weizmann(asked) if asked.data == "weizmann" else utd_mhad_depth(asked)
@@ -182,7 +185,7 @@ def train_and_test(
         return json.loads(numbers.read_text())
     start = time.perf_counter()
     command = ["train", "--data", str(folder), "--out", str(run)]
-    muybridge([*command, *flags, *asked.rest])
+    muybridge([*command, *flags, *shlex.split(asked.train)])
     trained = time.perf_counter() - start
     test = ["eval", "--weights", str(run / "last.safetensors"), "--protocol", asked.protocol, "--json"]
     test += ["--out", str(run / "test"), *(["--groups", only] if only else [])]

@@ -7,11 +7,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_runs import NETWORK, log_lines, tiny_config, weights
 
-from muybridge.config import ClipSpec, ModelConfig, OptimConfig
+from muybridge.config import ClipSpec, ModelConfig, OptimConfig, TrainConfig
 from muybridge.data.annotations import read_samples
 from muybridge.errors import ConfigError, DataError, TrainingError, WeightsError
 from muybridge.models.registry import build
 from muybridge.train.defaults import default_config
+from muybridge.train.optim import parameter_groups, set_trainable
 from muybridge.train.recipes import read_recipe, recipe_names
 from muybridge.train.run import train
 from muybridge.weights.store import save
@@ -147,6 +148,26 @@ def test_defaults_work_for_a_folder_and_say_why(figures_dir: Path, tmp_path: Pat
     assert (tmp_path / "run" / "cache").is_dir()
 
 
+@pytest.mark.parametrize(
+    ("name", "width", "looks_at"),
+    [
+        ("two_stream_temporal", 0.25, [("flow", 10, 1)]),
+        ("two_stream", 0.25, [("rgb", 1, 1), ("flow", 10, 1)]),
+        ("tsn", 0.25, [("rgb", 1, 3)]),
+        ("deepvideo_single", 0.25, [("rgb", 1, 1)]),
+        ("slowfast_r50_4x16", 0.25, [("rgb", 32, 1)]),
+        ("inflated", 1.0, [("rgb", 16, 1)]),
+    ],
+)
+def test_defaults_for_a_named_network_give_it_the_clips_it_takes(
+    figures_dir: Path, name: str, width: float, looks_at: list[tuple[str, int, int]]
+) -> None:
+    config, said = default_config(figures_dir / "labels.csv", model=name)
+    assert (config.model.name, config.model.width) == (name, width)
+    assert [(one.modality, one.num_frames, one.num_segments) for one in config.clip or ()] == looks_at
+    assert f"{name} with {width:g} of the paper's channels" in said
+
+
 def test_defaults_for_fine_tuning_take_the_network_of_the_checkpoint(
     figures_dir: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -173,16 +194,24 @@ def test_defaults_need_a_video_that_can_be_read(tmp_path: Path) -> None:
 def test_recipes_are_whole_and_their_networks_can_be_built(name: str) -> None:
     config = read_recipe(name, root="videos")
     assert config.data.root == "videos"
-    assert config.clip is not None
     arguments = config.model.arguments
-    model = build(config.model.name, num_classes=10, width=config.model.width, **arguments)
-    assert len(config.clip) == len(model.modalities)
+    num_classes = sum(arguments.get("tasks", {"": 10}).values())
+    with torch.device("meta"):
+        model = build(config.model.name, num_classes=num_classes, width=config.model.width, **arguments)
+    assert len(config.clip or model.default_specs) == len(model.modalities)
+    model.partial_batchnorm = config.partial_batchnorm
+    set_trainable(model, frozen=config.freeze)
+    factors = {group["lr_factor"] for group in parameter_groups(model, config.optim) if group["params"]}
+    assert factors == {1, *config.optim.lr_factors.values()}
+    assert TrainConfig.from_dict(config.to_dict()) == config
 
 
 def test_a_recipe_that_is_not_there() -> None:
-    with pytest.raises(ConfigError, match="no file cooking and no recipe of that name; the recipes are: figures, r2plus1d_kinetics"):
+    with pytest.raises(
+        ConfigError, match="no recipe of that name; the recipes are: figures, r2plus1d_kinetics"
+    ):
         read_recipe("cooking")
-    with pytest.raises(ConfigError, match=r"cannot read the configuration mine\.yaml"):
+    with pytest.raises(ConfigError, match=r"there is no file mine\.yaml"):
         read_recipe("mine.yaml")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from muybridge.config import AugmentConfig, ClipSpec, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from muybridge.data.annotations import label_names, read_samples
@@ -20,6 +21,7 @@ from muybridge.data.doctor import mirror_sensitive
 from muybridge.data.splits import Splits, split
 from muybridge.environment import available_cores
 from muybridge.errors import ConfigError, DataError, VideoError
+from muybridge.models.registry import build
 from muybridge.train.log import duration_text
 from muybridge.train.setup import read_init
 from muybridge.types import Sample, Size, UInt8Array, VideoInfo
@@ -28,6 +30,7 @@ from muybridge.video.decode import VideoReader
 __all__ = ["default_config"]
 
 NUM_FRAMES = 16
+WIDTH = 0.25  # of the paper's channels
 NUM_PROBED = 24  # files that are opened to learn how large and how long the videos are
 LONG_SECONDS = 10.0  # in a longer piece 16 frames over the whole of it lie too far apart to show motion
 SIDES = ((112, (112, 96)), (88, (88, 80)), (0, (72, 64)))  # source's short side -> resize, crop
@@ -58,7 +61,7 @@ def default_config(
         root: a folder of videos or a CSV file.
         run_dir: where the run will be; decoded clips are kept in it if they are small.
         init: a checkpoint to start from: its network and its clips are taken, and the head trains first.
-        model: the network that takes the weights of `init`, where that does not say it itself.
+        model: the network; None is a small R(2+1)D, or what `init` says that it is.
         seed: fixes the run.
 
     Returns:
@@ -219,26 +222,48 @@ def _network(
             raise ConfigError(f"{init} does not say which network it is: name it (--model, or in --config)")
         said.append(f"the network and its clips are those of {init}: {name}, width {started.width:g}")
         return ModelConfig(name=name, width=started.width, arguments=started.arguments), started.specs
+    if model is None:
+        said.append("a small R(2+1)D, 10 layers at a quarter of the paper's width: 0.9 million parameters")
+        return ModelConfig(name="r2plus1d_10", width=WIDTH), (_rgb_clip(NUM_FRAMES, seen, said),)
+    width, own = _own_clips(model)
+    said.append(f"{model} with {width:g} of the paper's channels")
+    if len(own) == 1 and own[0].modality == "rgb" and own[0].num_segments == 1 and own[0].num_frames > 1:
+        clip: tuple[ClipSpec, ...] = (_rgb_clip(own[0].num_frames, seen, said),)
+    else:
+        side, crop = sides(seen)
+        clip = tuple(spec.model_copy(update={"resize": side, "crop": crop}) for spec in own)
+        said.append(f"its clips are the paper's, of {crop} x {crop} pixels")
+    return ModelConfig(name=model, width=width), clip
+
+
+def _own_clips(model: str) -> tuple[float, tuple[ClipSpec, ...]]:
+    """The width of a small network of this name, and the clips that its paper gives it."""
+    with torch.device("meta"):  # sizes alone: no weights are made
+        try:
+            return WIDTH, build(model, width=WIDTH).default_specs
+        except ConfigError:  # networks of other libraries have one width
+            return 1.0, build(model).default_specs
+
+
+def _rgb_clip(num_frames: int, seen: Seen, said: list[str]) -> ClipSpec:
     side, crop = sides(seen)
-    frames: dict[str, Any] = {"num_frames": NUM_FRAMES, "frame_stride": None}
+    frames: dict[str, Any] = {"num_frames": num_frames, "frame_stride": None}
     if seen.seconds > LONG_SECONDS:
-        frames = {"num_frames": NUM_FRAMES, "fps": LONG_FPS}
+        frames = {"num_frames": num_frames, "fps": LONG_FPS}
         said.append(
-            f"videos are {duration_text(seen.seconds)} long: a clip is {NUM_FRAMES / LONG_FPS:g} s of one, "
+            f"videos are {duration_text(seen.seconds)} long: a clip is {num_frames / LONG_FPS:g} s of one, "
             f"so test with the protocol 10x1"
         )
     else:
         said.append(
-            f"a clip is {NUM_FRAMES} frames spread over the whole video (median {seen.seconds:.1f} s)"
+            f"a clip is {num_frames} frames spread over the whole video (median {seen.seconds:.1f} s)"
         )
     resize: int | tuple[int, int] = side
     if _same_shape(seen):
         resize = (side, side)
         said.append(f"frames are squeezed to {side} x {side}, so that none of the picture is lost")
     said.append(f"the network sees {crop} x {crop} pixels; mean and std are those of the videos")
-    spec = ClipSpec(**frames, resize=resize, crop=crop, mean=seen.mean, std=seen.std)
-    said.append("a small R(2+1)D, 10 layers at a quarter of the paper's width: 0.9 million parameters")
-    return ModelConfig(name="r2plus1d_10", width=0.25), (spec,)
+    return ClipSpec(**frames, resize=resize, crop=crop, mean=seen.mean, std=seen.std)
 
 
 def _augment(labels: tuple[str, ...], said: list[str]) -> AugmentConfig:
