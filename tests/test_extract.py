@@ -23,6 +23,7 @@ from muybridge.flow.recipe import FlowRecipe
 from muybridge.flow.store import FlowReader
 from muybridge.flow.video import StoreSettings
 from muybridge.types import UInt8Array
+from muybridge.video.decode import probe
 from muybridge.video.encode import write_video
 
 RECIPE = FlowRecipe.of("dis/ultrafast", bound=8)
@@ -138,16 +139,24 @@ def test_workers_that_do_not_start(tmp_path: Path) -> None:
 
 
 def test_half_written_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
-    tasks = texts(tmp_path, "a")
-    old, young, foreign = (
-        tmp_path / name for name in (".0.out.123.tmp.out", ".0.out.124.tmp.out", ".x.out.123.tmp.out")
-    )
-    for path in (old, young, foreign):
-        path.write_text("half")
-    for path in (old, foreign):
-        os.utime(path, (0, 0))
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    beside = tmp_path / "0.preview.mp4"
+    tasks = [FileTask(task.source, task.output, (beside,)) for task in texts(tmp_path, "a")]
+    runs, is_gone = os.getppid(), ended.pid
+    left = {
+        f".0.out.{is_gone}.tmp.out": False,
+        f".0.preview.mp4.{is_gone}.tmp.mp4": False,
+        f".0.out.{runs}.tmp.out": True,
+        f".x.out.{is_gone}.tmp.out": True,  # of another job
+    }
+    for name in left:
+        (tmp_path / name).write_text("half")
     list(run_files(tasks, copy))
-    assert [path.exists() for path in (old, young, foreign)] == [False, True, True]
+    assert {name: (tmp_path / name).exists() for name in left} == left
+    os.utime(tmp_path / f".0.out.{runs}.tmp.out", (0, 0))  # the number has another process by now
+    list(run_files(tasks, copy))
+    assert not (tmp_path / f".0.out.{runs}.tmp.out").exists()
 
 
 # Flow
@@ -227,6 +236,34 @@ def test_two_videos_of_one_name(videos: Path, tmp_path: Path) -> None:
         ConfigError, match=r"class0/0\.mp4 and .*class1/0\.mp4 would both become .*0\.mp4\.flow"
     ):
         extract_flow(found(videos), tmp_path / "flow", RECIPE)
+
+
+def test_a_preview_is_made_where_it_is_missing_or_older_than_its_flow(videos: Path, tmp_path: Path) -> None:
+    out, video = tmp_path / "flow", videos / "class0" / "0.mp4"
+
+    def frames_shown() -> int:
+        list(extract_flow([video], out, RECIPE, root=videos, preview=True))
+        return probe(preview).num_frames
+
+    preview = out / "class0" / "0.mp4.preview.mp4"
+    list(extract_flow([video], out, RECIPE, root=videos))
+    assert not preview.exists()
+    assert frames_shown() == 8
+    written = preview.stat().st_mtime_ns
+    assert frames_shown() == 8
+    assert preview.stat().st_mtime_ns == written
+    write_video(video, drifting(6, seed=9), fps=25)
+    assert frames_shown() == 5
+
+
+@pytest.mark.parametrize("below", ["", "flow"])
+def test_previews_do_not_lie_among_the_videos(videos: Path, below: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"previews in .* would be taken for videos of .*videos: name another"
+    ):
+        extract_flow(found(videos), videos / below, RECIPE, root=videos, preview=True)
+    outcomes = list(extract_flow(found(videos)[:1], videos / below, RECIPE, root=videos))
+    assert [one.status for one in outcomes] == ["done"]
 
 
 def test_a_full_disk_ends_the_job_and_what_is_done_stays(videos: Path, tmp_path: Path) -> None:

@@ -1,3 +1,6 @@
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -29,17 +32,20 @@ def sample(tmp_path) -> Sample:
 
 
 def test_the_named_protocols():
-    assert {name: (p.clips, p.crops, p.aggregation, p.num_views) for name, p in PROTOCOLS.items()} == {
-        "center": (1, "center", "softmax_mean", 1),
-        "10x1": (10, "center", "softmax_mean", 10),
-        "10x3": (10, "three", "softmax_mean", 30),
+    assert {name: (p.clips, p.crops, p.aggregation, p.step_seconds) for name, p in PROTOCOLS.items()} == {
+        "center": (1, "center", "softmax_mean", None),
+        "10x1": (10, "center", "softmax_mean", None),
+        "10x3": (10, "three", "softmax_mean", None),
+        "m_twi": (1, "center", "m_twi", 1),
     }
+    assert [PROTOCOLS[name].num_views for name in ("center", "10x1", "10x3")] == [1, 10, 30]
 
 
 def test_digests_do_not_change_with_versions():
     # Numbers written down long ago must stay comparable: a change here needs an entry in the CHANGELOG.
     found = {
-        name: get_protocol(name).digest() for name in ("center", "10x1", "10x3", "25x10", "5x5/logit_mean")
+        name: get_protocol(name).digest()
+        for name in ("center", "10x1", "10x3", "25x10", "5x5/logit_mean", "m_twi")
     }
     assert found == {
         "center": "98727d87",
@@ -47,6 +53,7 @@ def test_digests_do_not_change_with_versions():
         "10x3": "8874ad84",
         "25x10": "d773775b",
         "5x5/logit_mean": "71fcaf7c",
+        "m_twi": "7082768f",
     }
 
 
@@ -86,7 +93,7 @@ def test_a_protocol_is_its_own_name():
     [
         ("centre", r"no protocol 'centre'; did you mean 'center'\?"),
         ("10x", r"no protocol '10x'; did you mean '10x1'\?|did you mean '10x3'\?"),
-        ("full", r"no protocol 'full'; center, 10x1, 10x3, or NxM: N clips of M crops"),
+        ("full", r"no protocol 'full'; center, 10x1, 10x3, m_twi, or NxM: N clips of M crops, or slid"),
         ("0x1", r"no protocol '0x1'"),
         (
             "10x2",
@@ -223,6 +230,68 @@ def test_logits_without_a_view_axis_are_refused():
         aggregate(np.zeros(4), get_protocol("center"))
 
 
+def m_twi_by_the_paper(logits: list[list[list[float]]]) -> list[float]:
+    """TSN's windows over untrimmed video, of [second][crop][class]: in Python's floats, one after another."""
+    seconds = [[max(of_class) for of_class in zip(*crops, strict=True)] for crops in logits]
+    totals = []
+    for of_class in zip(*seconds, strict=True):
+        of_lengths = []
+        for length in (1, 2, 4, 8, 16):
+            apart = {1: 1, 2: 2, 4: 4, 8: 7, 16: 13}[length]  # 0.8 l, rounded up
+            windows = [max(of_class[start : start + length]) for start in range(0, len(of_class), apart)]
+            best = sorted(windows, reverse=True)[: max(15, -(-len(windows) // 4))]
+            of_lengths.append(sum(best) / len(best))
+        totals.append(sum(of_lengths) / 5)
+    powers = [math.exp(total) for total in totals]
+    return [power / sum(powers) for power in powers]
+
+
+@pytest.mark.parametrize(("name", "crops"), [("m_twi", 1), ("m_twi3", 3), ("m_twi10", 10)])
+@pytest.mark.parametrize("seconds", [1, 14, 61, 150])
+def test_windows_over_untrimmed_video_in_loops(name, crops, seconds):
+    logits = np.random.default_rng(seconds).normal(size=(seconds, crops, 5))
+    found = aggregate(logits.reshape(-1, 5), get_protocol(name))
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, m_twi_by_the_paper(logits.tolist()), rtol=1e-12)
+
+
+def test_untrimmed_video_has_a_clip_a_second(sample):
+    one = ClipSpec(num_frames=1, resize=128, crop=112)
+    views = plan_views(info(num_frames=260), sample, (one,), get_protocol("m_twi3"))  # 10.4 s at 25 a second
+    assert len(views) == 11 * 3
+    assert [view.indices[0][0] for view in views[::3]] == list(range(0, 251, 25))
+    assert [view.name for view in views[3:5]] == ["clip 2/11, left", "clip 2/11, center"]
+    ntsc = replace(info(num_frames=3597), fps=29.97)  # two minutes: rounded to 30 frames they would be 119.9
+    places = [view.indices[0][0] for view in plan_views(ntsc, sample, (one,), get_protocol("m_twi"))]
+    assert places == [round(second * 29.97) for second in range(120)]
+    assert len(plan_views(info(num_frames=3), sample, (SPEC,), get_protocol("m_twi"))) == 1
+
+
+def test_untrimmed_video_is_seen_in_lone_snippets(sample):
+    segments = (ClipSpec(num_frames=5, num_segments=3, resize=128, crop=112, modality="rgb_diff"),)
+    assert get_protocol("m_twi").seen(segments) == (segments[0].model_copy(update={"num_segments": 1}),)
+    assert get_protocol("25x10").seen(segments) == segments
+    views = plan_views(info(), sample, get_protocol("m_twi").seen(segments), get_protocol("m_twi"))
+    assert [view.indices[0] for view in views] == [tuple(range(s, s + 6)) for s in (0, 25, 50, 75)]
+
+
+def test_what_makes_no_protocol_of_seconds():
+    with pytest.raises(
+        ConfigError, match='"m_twi" takes one clip a second: name the protocol m_twi or m_twi10'
+    ):
+        get_protocol("10x3/m_twi")
+    with pytest.raises(ConfigError, match=r"give clips \(5\) or a step \(2 s\), not both"):
+        Protocol(name="a", clips=5, step_seconds=2)
+    with pytest.raises(ConfigError, match=r"give step \(8\) or step_seconds \(0\.5\), not both"):
+        Protocol(name="a", step=8, step_seconds=0.5)
+    with pytest.raises(ConfigError, match=r"'m_twi' looks at more views of a longer video.*take NxM"):
+        get_protocol("m_twi").num_views  # noqa: B018 -- the access is what is tested
+    with pytest.raises(
+        MissingViewsError, match=r"'m_twi3' makes a score of one or more views, got .*\[4, 2\]"
+    ):
+        aggregate(np.zeros((4, 2)), get_protocol("m_twi3"))
+
+
 def test_probabilities_of_each_view():
     found = view_probabilities(np.log([[1.0, 3.0], [4.0, 1.0]]), get_protocol("2x1"))
     np.testing.assert_allclose(found, [[0.25, 0.75], [0.8, 0.2]], rtol=1e-14)
@@ -230,6 +299,9 @@ def test_probabilities_of_each_view():
 
 def test_explain_says_what_it_costs():
     assert "1 view a video: the cheapest there is" in get_protocol("center").explain()
+    assert "a clip every second, from the first frame on" in get_protocol("m_twi").explain()
+    assert "More views of a longer video" in get_protocol("m_twi").explain()
+    assert "a clip every 0.5 seconds" in Protocol(name="a", step_seconds=0.5).explain()
     text = get_protocol("25x10/logit_mean").explain()
     assert "25 clips" in text
     assert "mirror images" in text

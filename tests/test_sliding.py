@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from muybridge.config import ClipSpec
+from muybridge.config import ClipSpec, specs_digest
 from muybridge.data.cache import FrameCache
 from muybridge.data.views import load_view
 from muybridge.errors import ConfigError, MissingViewsError, VideoError, WeightsError
-from muybridge.evaluate import evaluate
+from muybridge.evaluate import evaluate, load_evaluation
 from muybridge.models.contract import Card, VideoModel
+from muybridge.models.registry import build
 from muybridge.predict import Broken, VideoFeatures, recognize, run_features, run_views
 from muybridge.protocol import Protocol, aggregate, get_protocol, plan_views
 from muybridge.types import Sample, VideoInfo
@@ -129,7 +130,7 @@ def test_what_makes_no_sliding_protocol():
     ):
         plan_views(info(50), Sample(path=Path("a.mp4")), (spread,), get_protocol("sliding8"))
     with pytest.raises(
-        ConfigError, match="'sliding8' looks at more views of a longer video: recognize and svm can"
+        ConfigError, match="'sliding8' looks at more views of a longer video, so it has no num"
     ):
         get_protocol("sliding8").num_views  # noqa: B018 -- the access is what is tested
     with pytest.raises(
@@ -170,10 +171,41 @@ def test_recognition_takes_it_from_files_bytes_and_caches(videos: list[Path], tm
     assert cached.probabilities.max() == pytest.approx(expected.score, rel=1e-6)
 
 
-def test_a_test_needs_the_same_number_of_views_of_each(videos: list[Path]):
+def test_a_test_keeps_all_views_of_each_video(videos: list[Path], tmp_path: Path):
     samples = [Sample(path=path, labels=("box",)) for path in videos]
-    with pytest.raises(ConfigError, match="testing and comparing need as many of each, so take NxM"):
-        evaluate(tiny(), samples, protocol="sliding4")
+    found = evaluate(tiny(), samples, protocol="sliding4")
+    assert [len(views) for views in found.logits] == [9, 1, 5]
+    rows = np.concatenate(found.logits)
+    assert found.clip_top1 == pytest.approx((rows.argmax(axis=1) == 0).mean())
+    assert f"single views {found.clip_top1:.3f}" in found.text()
+    found.save(tmp_path)
+    again = load_evaluation(tmp_path)
+    assert again.numbers() == found.numbers()
+    for mine, theirs in zip(again.logits, found.logits, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_windows_over_untrimmed_video_through_the_loop(tmp_path: Path):
+    """M-TWI of a TSN whose clips have three segments: it answers for the frame of each second by itself."""
+    path, spec = tmp_path / "a.mp4", ClipSpec(num_frames=1, num_segments=3, resize=36, crop=32)
+    rng = np.random.default_rng(0)
+    write_video(path, iter(rng.integers(0, 256, (23, 48, 64, 3), dtype=np.uint8)), fps=4)
+    torch.manual_seed(0)
+    model = build("tsn", num_classes=3, width=1 / 32).eval()
+    with torch.no_grad():
+        model.head.fc.weight.normal_()
+    model.card = Card(model="tsn", arguments={}, specs=(spec,), labels=("box", "clap", "wave"))
+    alone = spec.model_copy(update={"num_segments": 1})
+    (found,) = run_views(model, [path], "m_twi3")
+    assert found.spec == specs_digest((alone,))
+    assert [view.indices[0] for view in found.views[::3]] == [(0,), (4,), (8,), (12,), (16,), (20,)]
+    with torch.no_grad():
+        expected = torch.cat([model(load_view(path, view, alone)[None]) for view in found.views])
+    np.testing.assert_allclose(found.logits, expected.numpy(), rtol=1e-4, atol=1e-5)
+    assert recognize(path, model, protocol="m_twi3").score == pytest.approx(found.probabilities.max())
+    tested = evaluate(model, [Sample(path=path, labels=("box",))], protocol="m_twi3")
+    np.testing.assert_array_equal(tested.probabilities[0], found.probabilities)
+    assert (tested.specs, tested.spec) == ((alone,), found.spec)
 
 
 @pytest.mark.parametrize("layer", [None, "bn", "head"])

@@ -290,6 +290,8 @@ class OptimConfig(Config):
     Attributes:
         kind: "sgd" with Nesterov momentum, or "adamw".
         lr: peak learning rate, for the whole batch as given (no hidden scaling).
+        lr_factors: what the rate is multiplied by in parts of the network, by the start of their names, such
+            as {"head": 10}; of several that fit the longest name counts.
         momentum: of SGD; beta1 of AdamW.
         weight_decay: on weights of convolutions and linear layers only (not on biases and norms).
         schedule: "cosine" to 0, "step" by `gamma` at each of `milestones`, or "constant".
@@ -306,6 +308,7 @@ class OptimConfig(Config):
 
     kind: Literal["sgd", "adamw"] = "sgd"
     lr: Annotated[float, Field(gt=0)] = 0.01
+    lr_factors: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     momentum: Fraction = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     schedule: Literal["cosine", "step", "constant"] = "cosine"

@@ -9,6 +9,7 @@
 `run_files` knows nothing of flow; `extract_flow` is the flow of a folder of videos.
 """
 
+import os
 import re
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -32,8 +33,9 @@ from muybridge.video.crops import resized_size
 
 __all__ = ["FileTask", "FlowWork", "Outcome", "Progress", "extract_flow", "run_files"]
 
-LEFTOVER_SECONDS = 3600.0  # a temporary file this old belongs to a process that was killed
+LEFTOVER_SECONDS = 3600.0  # so old, a temporary file is nobody's, though a process of its number may run
 CLOSE_SECONDS = 5.0
+PREVIEW_SUFFIX = ".preview.mp4"
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)\.tmp(\..+)?")  # as `files.atomic_path` names them
 
 
@@ -44,10 +46,12 @@ class FileTask:
     Attributes:
         source: what is read.
         output: what is made of it.
+        beside: other files that are made with it.
     """
 
     source: Path
     output: Path
+    beside: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -133,17 +137,15 @@ def run_files(
 
 @dataclass(frozen=True)
 class FlowWork:
-    """The flow of one video into its store: the work of `extract_flow`.
+    """The flow of one video into its store, with a preview beside it: the work of `extract_flow`.
 
     Attributes:
         recipe: how flow is made.
         settings: what else a store holds.
-        preview: also write a video of frames and flow beside the store.
     """
 
     recipe: FlowRecipe
     settings: StoreSettings
-    preview: bool = False
 
     def __call__(self, task: FileTask, report: Report) -> Outcome:
         start = time.perf_counter()
@@ -159,9 +161,9 @@ class FlowWork:
                 source_sha256=sha256,
                 on_fields=lambda done, total: report(done / total),
             )
-        preview = task.output.with_suffix(".preview.mp4")
-        if self.preview and not preview.exists():
-            write_preview(task.source, task.output, preview)
+        for preview in task.beside:
+            if not preview.exists() or preview.stat().st_mtime_ns < task.output.stat().st_mtime_ns:
+                write_preview(task.source, task.output, preview)
         with FlowReader(task.output) as reader:
             header = reader.header
         num_bytes = task.output.stat().st_size
@@ -227,10 +229,16 @@ def extract_flow(
         on_progress: called as the job goes on.
 
     Raises:
-        ConfigError: two videos would have one store, or a store is there that was made otherwise.
+        ConfigError: two videos would have one store, a store is there that was made otherwise, or previews
+            would lie among the videos.
         StorageError: the disk is full, or the folder cannot be written.
     """
-    tasks = [FileTask(video, _store_of(video, Path(out), root)) for video in videos]
+    if preview and root is not None and Path(out).resolve().is_relative_to(root.resolve()):
+        raise ConfigError(
+            f"previews in {out} would be taken for videos of {root}: name another folder with --out, or make "
+            "none"
+        )
+    tasks = [_task(video, Path(out), root, preview=preview) for video in videos]
     seen: dict[Path, Path] = {}
     for task in tasks:
         if task.output in seen:
@@ -239,13 +247,14 @@ def extract_flow(
                 "that holds them all, or another --out for each"
             )
         seen[task.output] = task.source
-    work = FlowWork(recipe, settings or StoreSettings(), preview)
+    work = FlowWork(recipe, settings or StoreSettings())
     return run_files(tasks, work, num_workers=num_workers, on_progress=on_progress)
 
 
-def _store_of(video: Path, out: Path, root: Path | None) -> Path:
+def _task(video: Path, out: Path, root: Path | None, *, preview: bool) -> FileTask:
     below = video.relative_to(root) if root is not None else Path(video.name)
-    return out / below.with_name(below.name + SUFFIX)
+    store = out / below.with_name(below.name + SUFFIX)
+    return FileTask(video, store, (store.with_suffix(PREVIEW_SUFFIX),) if preview else ())
 
 
 def _failed(task: FileTask, reason: str, seconds: float = 0.0) -> Outcome:
@@ -316,21 +325,32 @@ def _pool(
         if unfinished:  # also where an error or Ctrl-C ends the job
             workers.kill()
         workers.close(CLOSE_SECONDS)
-        _remove_leftovers([tasks[number] for number in unfinished], of_processes=workers.watch.pids)
+        _remove_leftovers([tasks[number] for number in unfinished])
 
 
-def _remove_leftovers(tasks: Sequence[FileTask], *, of_processes: Sequence[int] = ()) -> None:
-    """Half-written outputs of processes that were killed."""
-    outputs = {task.output for task in tasks}
-    for folder in {output.parent for output in outputs}:
+def _remove_leftovers(tasks: Sequence[FileTask]) -> None:
+    """Half-written files of processes that were killed: on this machine, or long ago on any."""
+    made = {path for task in tasks for path in (task.output, *task.beside)}
+    for folder in {path.parent for path in made}:
         for path in folder.glob(".*.tmp*"):
             match = TEMPORARY.fullmatch(path.name)
-            if match is None or folder / match["name"] not in outputs:
+            if match is None or folder / match["name"] not in made:
                 continue
             with suppress(OSError):  # its own process, or another job, was faster
                 is_old = time.time() - path.stat().st_mtime > LEFTOVER_SECONDS
-                if is_old or int(match["process"]) in of_processes:
+                if is_old or not _runs(int(match["process"])):
                     path.unlink()
+
+
+def _runs(process: int) -> bool:
+    """Whether there is a process of this number here."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 class _Clock:

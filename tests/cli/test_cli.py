@@ -28,6 +28,7 @@ def test_help_names_every_verb_and_is_light():
         "eval",
         "models",
         "svm",
+        "fuse",
         "convert",
         "flow",
         "data",

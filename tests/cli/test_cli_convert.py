@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -99,6 +100,44 @@ def test_a_user_s_mistakes(run, foreign: Path, tmp_path: Path, monkeypatch, argu
     assert (code, out) == (1, "")
     assert text in only_line(err)
     assert list(tmp_path.iterdir()) == []
+
+
+# CNN-M-2048 of Caffe at a 32nd of its width, for flow of ten fields and pictures of 64 pixels.
+BLOBS = {
+    "conv1": (3, 20, 7, 7),
+    "conv2": (8, 3, 5, 5),
+    "conv3": (16, 8, 3, 3),
+    "conv4": (16, 16, 3, 3),
+    "conv5": (16, 16, 3, 3),
+    "fc6": (128, 16),
+    "fc7": (64, 128),
+    "fc8": (3, 64),
+}
+
+
+def test_blobs_of_caffe_are_recognised_and_a_leftover_is_refused(run, tmp_path: Path):
+    file, settings = tmp_path / "flow.npz", ("--set", "width=0.03125", "--set", "crop=64")
+    blobs = {f"{layer}/0": np.full(shape, 0.5, "f4") for layer, shape in BLOBS.items()}
+    blobs |= {f"{layer}/1": np.ones(shape[0], "f4") for layer, shape in BLOBS.items()}
+    np.savez(file, **blobs)
+    code, out, err = run(
+        "convert", file, "--to", "two_stream_temporal", "--from", "auto", *settings, "--json"
+    )
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert [found[key] for key in ("format", "loaded", "adapted", "random", "dropped")] == [
+        "CNN-M of Caffe",
+        11,
+        5,
+        0,
+        0,
+    ]
+    assert found["changed"]["adapted"] == [f"tower.conv{layer}.weight" for layer in range(1, 6)]
+    assert (found["arguments"]["num_flows"], found["arguments"]["num_classes"]) == (10, 3)
+    np.savez(file, **blobs, **{"fc9/0": np.zeros((3, 3))})
+    code, _, err = run("convert", file, "--to", "two_stream_temporal", *settings)
+    assert code == 1
+    assert "unexpected fc9/0" in only_line(err)
 
 
 @pytest.mark.parametrize("setting", ["layout", "layout=[1"])

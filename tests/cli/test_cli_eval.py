@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from cli.commands import ACTIONS, only_line
+from muybridge.evaluate import load_evaluation
 
 
 def test_eval_tests_the_split_and_writes_what_it_is_asked_for(
@@ -18,6 +19,23 @@ def test_eval_tests_the_split_and_writes_what_it_is_asked_for(
     assert "4 videos of 1 groups, 2 classes; protocol 2x1 (views" in out
     assert (tmp_path / "result" / "evaluation.json").is_file()
     assert "<html" in (tmp_path / "report.html").read_text()
+
+
+def test_eval_under_windows_over_untrimmed_video(run, videos: Path, checkpoint: Path, tmp_path: Path):
+    code, out, _ = run(
+        "eval",
+        "--weights",
+        checkpoint,
+        "--data",
+        videos,
+        "--protocol",
+        "m_twi3",
+        "--out",
+        tmp_path / "result",
+    )
+    assert code == 0
+    assert "4 videos of 1 groups, 2 classes; protocol m_twi3 (views" in out
+    assert load_evaluation(tmp_path / "result").text() + "\n" == out
 
 
 def test_eval_of_named_groups_as_json(run, videos: Path, checkpoint: Path):

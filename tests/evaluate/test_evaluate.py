@@ -75,7 +75,7 @@ def made_up(
             for k, (labels, group) in enumerate(zip(truth, groups, strict=True))
         ),
         probabilities=probabilities,
-        logits=np.log(probabilities).astype(np.float32)[:, None],
+        logits=tuple(np.log(probabilities).astype(np.float32)[:, None]),
     )
 
 
@@ -91,7 +91,7 @@ def test_known_answers(evaluation, samples):
     # Two persons are always right, one never: drawing three of them gives anything from none to all.
     assert evaluation.interval95 == (0, 1)
     assert evaluation.views == get_protocol("2x3").digest()
-    assert evaluation.logits.shape == (9, 6, 3)
+    assert [logits.shape for logits in evaluation.logits] == [(6, 3)] * 9
     for probabilities, logits in zip(evaluation.probabilities, evaluation.logits, strict=True):
         np.testing.assert_array_equal(probabilities, aggregate(logits, evaluation.protocol))
 
@@ -163,8 +163,13 @@ def test_labels_come_from_the_card_or_are_given(samples):
 
 
 def test_the_number_of_views_must_fit(evaluation):
-    with pytest.raises(DataError, match=r"9 videos, 6 views and 3 labels, but the logits are \[9, 5, 3\]"):
-        replace(evaluation, logits=evaluation.logits[:, :5])
+    message = r"green_1\.mp4: the logits are \[5, 3\], which the protocol '2x3' does not make of 3 labels"
+    with pytest.raises(DataError, match=message):
+        replace(evaluation, logits=(*evaluation.logits[:4], evaluation.logits[4][:5], *evaluation.logits[5:]))
+    with pytest.raises(
+        DataError, match=r"9 videos and 3 labels, .* are \[9, 3\] and there are logits of 8 vid"
+    ):
+        replace(evaluation, logits=evaluation.logits[1:])
 
 
 def test_several_labels_a_video():
@@ -198,9 +203,10 @@ def test_saved_and_loaded_it_is_the_same(evaluation, tmp_path):
     found = load_evaluation(tmp_path / "test")
     for name in ("protocol", "specs", "labels", "samples", "broken", "card"):
         assert getattr(found, name) == getattr(whole, name), name
-    for name in ("probabilities", "logits"):
-        assert getattr(found, name).dtype == getattr(whole, name).dtype
-        np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
+    mine, theirs = ((one.probabilities, *one.logits) for one in (found, whole))
+    for array, expected in zip(mine, theirs, strict=True):
+        assert array.dtype == expected.dtype
+        np.testing.assert_array_equal(array, expected)
     assert found.numbers() == whole.numbers()
     content = json.loads((tmp_path / "test" / "evaluation.json").read_text())
     assert content["top1"] == whole.top1
@@ -301,14 +307,14 @@ def test_not_to_be_compared(evaluation, samples):
     with pytest.raises(DataError, match=r"looked at different views, 2x3 .* and center"):
         compare_ready(evaluation, evaluate(color_net(), samples))
     fewer = evaluate(color_net(), samples[:8], protocol="2x3")
-    with pytest.raises(DataError, match=r"1 differ, such as .*red_2\.mp4"):
+    with pytest.raises(DataError, match=r"; 1 only in first: \S*red_2\.mp4; test both on"):
         compare_ready(evaluation, fewer)
     turned = evaluate(color_net(), samples[::-1], protocol="2x3")
     with pytest.raises(DataError, match="the same videos in another order"):
         compare_ready(evaluation, turned)
     relabelled = replace(evaluation, samples=(replace(samples[0], labels=("red",)), *samples[1:]))
     with pytest.raises(
-        DataError, match=r"not of the same videos and labels: 1 differ, such as .*blue_0\.mp4"
+        DataError, match=r"not of the same videos and labels; 1 with other labels: \S*blue_0\.mp4;"
     ):
         compare_ready(evaluation, relabelled)
     with pytest.raises(DataError, match="different labels, only in one of them: black, red"):

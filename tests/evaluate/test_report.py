@@ -85,7 +85,7 @@ def evaluation(tmp_path_factory) -> Evaluation:
         labels=LABELS,
         samples=tuple(samples),
         probabilities=np.stack([aggregate(one, protocol) for one in array]),
-        logits=array,
+        logits=tuple(array),
         broken=(Broken("x<y>.mp4", "cut <short>", 2),),
         card=card,
     )

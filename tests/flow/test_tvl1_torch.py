@@ -73,7 +73,7 @@ def test_it_agrees_with_the_compiled_code(data_dir: Path, preset: str, name: str
     assert np.abs(compiled).max() > 0.5
     apart = np.hypot(*(found - compiled).transpose(1, 0, 2, 3))
     # With OpenCV's black border and its early stop, rounding decides in some places which of two fields comes
-    # out: a few pixels differ by a lot, and the mean of all on the noisier clip is .026.
+    # out: a few pixels differ by a lot.
     if PRESETS[preset].black_border:
         assert np.median(apart) < 0.012
         assert (apart > 0.1).mean() < 0.04

@@ -406,6 +406,15 @@ def test_three_depths_of_the_transfer_to_ucf101():
         assert found == trained
 
 
+def test_first_weights_are_he_s_and_those_of_conv1_an_eighth():
+    torch.manual_seed(0)
+    model = DeepVideo(width=1 / 4, crop=52)
+    for layer, gain in ((model.full.conv1, 1 / 8), (model.full.conv2, 1), (model.fc6, 1), (model.fc7, 1)):
+        std = gain * (2 / layer.weight[0].numel()) ** 0.5
+        assert float(layer.weight.detach().std()) == pytest.approx(std, rel=0.05)
+        assert not layer.bias.detach().any()
+
+
 def test_dropout_lies_behind_fc6_and_fc7():
     model = small(dropout=0.9).train()
     seen: dict[str, Tensor] = {}

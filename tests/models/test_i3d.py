@@ -264,6 +264,12 @@ def test_the_lstm_is_torch_s_where_the_normalisation_is_the_identity():
     torch.testing.assert_close(ours(x), theirs(x.transpose(1, 2))[0].transpose(1, 2), **FLOAT64_SAME)
 
 
+def test_a_new_lstm_remembers_and_its_recurrent_term_is_small():
+    lstm = BatchNormLSTM(6, 4, bn_eps=1e-5)
+    assert lstm.w_x.bias.tolist() == [0.0] * 4 + [1.0] * 4 + [0.0] * 8  # of i, f, g, o
+    assert lstm.gamma_h.detach().unique().tolist() == pytest.approx([0.1])
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("training", [True, False])
 def test_the_lstm_normalises_its_recurrent_term(training):

@@ -302,6 +302,27 @@ def test_a_function_that_would_lose_its_meaning_is_named(function, text):
         inflate(Does(function), image=(C, H, W))
 
 
+def asserts(net: nn.Module, x: Tensor) -> Tensor:
+    assert isinstance(x, Tensor), "a tensor of images is wanted"
+    return x
+
+
+@pytest.mark.parametrize(
+    ("network", "text"),
+    [
+        (Does(asserts), r"torch\.fx cannot follow 'network' \(Does\): a tensor of images is wanted\."),
+        (
+            nn.Sequential(nn.Module()),
+            r"'0' of the 2D network does not run on .*missing the required .forward",
+        ),
+    ],
+    ids=["asserts", "no_forward"],
+)
+def test_what_a_network_s_own_code_raises_is_named(network: nn.Module, text: str):
+    with pytest.raises(InflationError, match=text):
+        inflate(network, image=(C, H, W))
+
+
 def hooked() -> nn.Module:
     conv = nn.Conv2d(C, C, 1)
     conv.register_forward_hook(lambda module, args, output: None)

@@ -534,7 +534,41 @@ def test_clips_of_the_paper():
     rgb, flow = clip_spec("rgb", 120), clip_spec("flow", 120)
     assert (rgb.num_frames, rgb.fps, rgb.crop, rgb.resize) == (120, 1, 220, 256)
     assert (flow.num_segments, flow.num_frames, flow.fps, flow.modality) == (120, 1, 15, "flow")
+    assert (flow.flow_method, flow.flow_bound) == ("tvl1", 40)
     assert clip_spec("rgb", 4, crop=110).resize == 128
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["pooling", "lstm"])
+def test_dropout_lies_behind_fc6_and_fc7(kind):
+    model = pooling_net("late", dropout=0.75) if kind == "pooling" else lstm_net(dropout=0.75)
+    seen: dict[str, Tensor] = {}
+    following = model.head.fc if kind == "pooling" else model.lstm
+    for name, one in (("fc7", model.fc7), ("next", following)):
+        one.register_forward_pre_hook(lambda _, args, name=name: seen.update({f"into {name}": args[0]}))
+    for name, one in (("fc6", model.fc6), ("fc7", model.fc7)):
+        one.register_forward_hook(lambda _, args, y, name=name: seen.update({name: y}))
+    model.train()(clip(1))
+    for given, taken in (("fc6", "into fc7"), ("fc7", "into next")):
+        before, after = seen[given].flatten(), seen[taken].flatten()
+        kept = after != 0
+        torch.testing.assert_close(after[kept], 4 * before[kept], **FLOAT64_SAME)
+        assert 0 < int(kept.sum()) < int((before != 0).sum()) / 2
+    assert model.head.dropout.p == 0.75
+
+
+def test_first_weights_are_he_s_and_those_into_a_cell_are_larger():
+    torch.manual_seed(0)
+    timed, lstm = (build(f"short_snippets_{name}", **SMALL) for name in ("time_conv", "lstm"))
+    for layer in (timed.time_conv, timed.fc6, timed.fc7, lstm.fc6, lstm.fc7):
+        std = (2 / layer.weight[0].numel()) ** 0.5
+        assert float(layer.weight.detach().std()) == pytest.approx(std, rel=0.1)
+        assert not layer.bias.detach().any()
+    for peepholes, name in ((False, "weight_ih_l0"), (True, "0.w_x.weight")):
+        weight = LSTMStack(100, 64, peepholes=peepholes).layers.get_parameter(name)
+        stds = [float(gate.std()) for gate in weight.detach().chunk(4)]  # i, f, cell, o
+        others = (1 / 64 / 3) ** 0.5  # torch's: uniform to 1 / sqrt(U)
+        assert stds == pytest.approx([others, others, 2 / 10, others], rel=0.1)
 
 
 def test_windows_are_those_that_fit():

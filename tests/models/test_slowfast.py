@@ -177,6 +177,7 @@ def test_clips_are_the_paper_s():
     rgb, flow = shapes_only("slowfast_r50_4x16_flow", width=1 / 16).default_specs
     assert (rgb.num_frames, rgb.frame_stride) == (flow.num_frames, flow.frame_stride)
     assert (flow.modality, flow.flow_method, flow.flow_bound) == ("flow", "tvl1", 20)
+    assert (flow.resize, flow.crop, flow.mean) == (256, 256, (0.5, 0.5))  # half of white is no motion
 
 
 def test_new_bottlenecks_are_their_shortcuts_and_laterals_are_not():
@@ -331,13 +332,16 @@ def test_clips_of_odd_sizes_and_other_lengths_run():
             r"SlowFast takes multiples of alpha = 8 frames, got 12: sample 8 or 16, or choose",
         ),
         ({"num_frames": 4}, r"takes multiples of alpha = 8 frames, got 4: sample 8, or choose another alpha"),
-        ({"lateral": "t_conv9"}, r"no lateral 't_conv9': choose from none, ttoc_sum, .*, t_conv7"),
+        ({"lateral": "t_conv9"}, r"lateral must be one of 'none', 'ttoc_sum', .*, got 't_conv9'"),
         (
             {"lateral": "ttoc_sum", "alpha": 4},
             r"ttoc_sum needs alpha x beta = 1: alpha frames of Fast have \[32,",
         ),
-        ({"fast_input": "gray"}, r"no fast_input 'gray': choose from rgb, half, grey, difference"),
-        ({"slow_frames": "first"}, r"no slow_frames 'first': choose from linspace, stride"),
+        (
+            {"fast_input": "gray"},
+            r"fast_input must be one of 'rgb', 'half', 'grey', 'difference', got 'gray'",
+        ),
+        ({"slow_frames": "first"}, r"slow_frames must be one of 'linspace', 'stride', got 'first'"),
     ],
 )
 def test_numbers_that_make_no_network_are_refused(arguments, text):
@@ -347,16 +351,16 @@ def test_numbers_that_make_no_network_are_refused(arguments, text):
 
 def test_other_trunks_and_pathways_are_refused():
     with pytest.raises(
-        ConfigError, match=r"no trunk 'r152': choose from r50, r101, r101_first6, r101_first6_nl"
+        ConfigError, match=r"trunk must be one of 'r50', 'r101', 'r101_first6', 'r101_first6_nl', got 'r152'"
     ):
         SlowFast("r152")
-    with pytest.raises(ConfigError, match=r"no trunk 'r18'"):
+    with pytest.raises(ConfigError, match=r"trunk must be one of 'r50', .*, got 'r18'"):
         OnePathway("slow", "r18")
-    with pytest.raises(ConfigError, match=r"no pathway 'medium': choose from slow, fast"):
+    with pytest.raises(ConfigError, match=r"pathway must be one of 'slow', 'fast', got 'medium'"):
         OnePathway("medium")
     with pytest.raises(ConfigError, match=r"frame_stride must be above 0, got 0"):
         OnePathway("slow", frame_stride=0)
-    with pytest.raises(ConfigError, match=r"no fast_input 'rgb': choose from flow"):
+    with pytest.raises(ConfigError, match=r"fast_input must be one of 'flow', got 'rgb'"):
         SlowFastFlow()
 
 

@@ -21,7 +21,8 @@ from muybridge.models import tsn as tsn_module
 from muybridge.models.contract import VideoModel
 from muybridge.models.count import count_macs, count_parameters
 from muybridge.models.registry import build
-from muybridge.models.tsn import as_channels, cross_modality
+from muybridge.models.tsn import cross_modality
+from muybridge.models.two_stream_inputs import stack_channels
 from muybridge.types import Sample
 from muybridge.weights.store import init_trunk, load, save
 
@@ -66,6 +67,7 @@ def snippets_for(model: VideoModel, *, batch: int = 2, num_segments: int = 3, si
         ({"modality": "rgb_diff"}, 101, 10_373_765 + 12 * 49 * 64),  # 15 channels
         ({"backbone": "resnet50"}, 400, 24_327_632),
         ({"backbone": "torchvision/resnet50"}, 400, 24_327_632),
+        ({"backbone": "resnet101"}, 1000, 44_549_160),  # torchvision's
         ({"consensus": "linear", "num_segments": 7}, 101, 10_373_765 + 7),
         ({"consensus": "attention"}, 101, 10_373_765 + 1024),
     ],
@@ -153,7 +155,7 @@ def test_the_loops_notice(monkeypatch: pytest.MonkeyPatch):
     x = snippets_for(model)
     expected = in_loops(model, x)
     assert relative_error(model(x.transpose(0, 1).reshape(x.shape)), expected) > NOTICED
-    monkeypatch.setattr(tsn_module, "as_channels", lambda one: one.flatten(1, 2).unsqueeze(2))
+    monkeypatch.setattr(tsn_module, "stack_channels", lambda one: one.flatten(1, 2).unsqueeze(2))
     assert relative_error(model(x), expected) > NOTICED
 
 
@@ -229,6 +231,17 @@ def test_resnet_50_is_torchvision_s():
     assert relative_error(model.float()(x[:, :, None].float()), theirs.float()(x.float())) < FLOAT32_PEER
 
 
+@pytest.mark.parametrize("backbone", ["bn_inception", "resnet50", "r3d_10"])
+def test_every_batchnorm_has_the_eps_and_first_weights_are_msra_s(backbone):
+    torch.manual_seed(0)
+    model = build("tsn", backbone=backbone, width=1 / 4, bn_eps=1e-3)
+    assert {one.eps for one in model.modules() if isinstance(one, nn.BatchNorm3d)} == {1e-3}
+    for conv in (one for one in model.modules() if isinstance(one, nn.Conv3d)):
+        fan_out = conv.weight[:, 0].numel()
+        assert float(conv.weight.detach().std()) == pytest.approx((2 / fan_out) ** 0.5, rel=0.2)
+        assert conv.bias is None or not conv.bias.detach().any()
+
+
 @torch.no_grad()
 def test_equal_snippets_answer_as_one_and_their_order_is_nothing_to_the_average():
     model = tiny()
@@ -299,6 +312,7 @@ def test_default_specs_are_the_papers():
         assert (spec.mean, spec.num_frames, spec.flow_method, spec.flow_bound) == ((128, 128), 5, "tvl1", 20)
     images = tiny(backbone="torchvision/resnet18", modality="flow").default_specs[0]
     assert (images.scale, images.resize, images.std) == (1, 256, pytest.approx((0.226, 0.226)))
+    assert images.mean == pytest.approx((128 / 255, 128 / 255))
     clips = tiny(backbone="r2plus1d_10", modality="rgb_diff", num_frames=8).default_specs[0]
     assert (clips.num_frames, clips.crop, clips.mean, clips.modality) == (8, 112, (0, 0, 0), "rgb_diff")
 
@@ -316,7 +330,7 @@ def test_the_view_of_a_video_goes_through_it():
         assert model(x[None]).shape == (1, 5)
         if modality == "rgb_diff":  # channel 3 t + c is frame t + 1 less frame t: of each segment by itself
             pixels = load_view(frames, view, spec.model_copy(update={"modality": "rgb", "num_frames": 6}))
-            planes = as_channels(x)[:, :, 0]
+            planes = stack_channels(x)[:, :, 0]
             for t in range(5):
                 for c in range(3):
                     change = pixels[:, c, t + 1] - pixels[:, c, t]
@@ -349,7 +363,7 @@ def test_on_equal_channels_the_first_layer_answers_as_on_a_grey_picture(tmp_path
         report = init_trunk(model, tmp_path / "rgb.safetensors")
         first = model.backbone.conv1_7x7_s2.conv
         equal = grey.expand(-1, -1, channels // 5, 5, -1, -1)
-        found = first(as_channels(equal.flatten(0, 1)))
+        found = first(stack_channels(equal.flatten(0, 1)))
         expected = rgb.backbone.conv1_7x7_s2.conv(grey.expand(-1, -1, 3, -1, -1, -1).flatten(0, 1))
         bias = first.bias.view(1, -1, 1, 1, 1)
         torch.testing.assert_close(found - bias, (expected - bias) * channels / 3, **FLOAT64_SAME)

@@ -22,7 +22,7 @@ from muybridge.errors import ConfigError, WeightsError
 from muybridge.flow.quantise import quantise
 from muybridge.flow.stack import bidirectional, stack, trajectory_stack
 from muybridge.flow.tensor import to_tensor
-from muybridge.models.alexnet import LocalResponseNorm
+from muybridge.models.alexnet import LocalResponseNorm, Tower, between
 from muybridge.models.contract import VideoModel
 from muybridge.models.count import count_macs, count_parameters
 from muybridge.models.registry import TWO_STREAM, build
@@ -135,11 +135,11 @@ def test_the_temporal_stream_lacks_the_second_normalisation():
 
 def test_parts_of_a_tower_have_the_counts_of_the_whole():
     with torch.device("meta"):
-        below = CnnM(20, norms=("norm1",), until="conv5")
-        above = CnnM(below.out_channels, after="conv5")
+        tower = CnnM(20, modality="flow")
+        below = Tower(between(tower.rows, until="conv5"), 20, side=224)
     assert count_parameters(below) == 6_608_608
-    assert count_parameters(below) + count_parameters(above) == 90_707_781 - 2049 * 101
-    assert (above.out_channels, above.sides["pool5"]) == (2048, 6)
+    assert count_parameters(tower) == 90_707_781 - 2049 * 101
+    assert (below.sides["conv5"], tower.out_channels, tower.sides["pool5"]) == (13, 2048, 6)
 
 
 # CNN-M written out
@@ -492,8 +492,18 @@ def test_how_it_sees_videos():
     assert (flow.mean_subtraction, flow.flow_bound, flow.std) == (True, 20, (1 / 40, 1 / 40))
     (outside,) = shapes_only("two_stream_temporal", backbone="torchvision/inception_v3").default_specs
     assert (outside.resize, outside.crop, outside.mean_subtraction) == (342, 299, True)
-    (smaller,) = shapes_only("two_stream_spatial", crop=112).default_specs
-    assert (smaller.resize, smaller.crop) == (128, 112)
+    for backbone in ("cnn_m", "torchvision/resnet18"):
+        (smaller,) = shapes_only("two_stream_spatial", backbone=backbone, crop=112).default_specs
+        assert (smaller.resize, smaller.crop) == (128, 112)
+
+
+@pytest.mark.parametrize("backbone", ["cnn_m", "vgg_16"])
+def test_first_weights_of_the_spatial_stream_alone_are_an_eighth(backbone):
+    torch.manual_seed(0)
+    model = build("two_stream", num_classes=5, width=1 / 4, crop=32, backbone=backbone)
+    for tower, gain in ((model.rgb, 1 / 8), (model.flow, 1)):
+        first = tower.get_submodule(tower.layer_names[0]).weight.detach()
+        assert float(first.std()) == pytest.approx(gain * (2 / first[0].numel()) ** 0.5, rel=0.1)
 
 
 def test_dropout_lies_behind_full6_and_full7_and_the_last_layer_can_be_trained_alone():
@@ -501,6 +511,8 @@ def test_dropout_lies_behind_full6_and_full7_and_the_last_layer_can_be_trained_a
         model = shapes_only(name, dropout=0.7)
         probabilities = [one.p for one in model.modules() if isinstance(one, nn.Dropout)]
         assert probabilities == [0.7] * (4 if name == "two_stream" else 2)
+    deep = shapes_only("two_stream_temporal", backbone="vgg_16", dropout=0.7)
+    assert [one.p for one in deep.modules() if isinstance(one, nn.Dropout)] == [0.7] * 2
     assert {one.p for one in shapes_only("two_stream").modules() if isinstance(one, nn.Dropout)} == {0.9}
     model = small("two_stream_spatial").train()
     set_trainable(model, frozen=("tower",))

@@ -545,6 +545,19 @@ def test_starting_from_other_towers_says_so():
         start_from(net(), spatial=spatial, temporal=temporal)
 
 
+def test_dropout_and_first_weights_are_those_of_the_streams():
+    torch.manual_seed(0)
+    model = build("two_stream_fusion", **(SMALL | {"towers": "cnn_m", "width": 1 / 8}))
+    found = {name: one.p for name, one in model.named_modules() if isinstance(one, nn.Dropout)}
+    names = ("fused.relu5.drop6", "kept.drop6", "head.fused.dropout", "head.kept.dropout")
+    assert found == dict.fromkeys(names, 0.85)
+    late = build("two_stream_fusion", **(SMALL | PLAIN | {"layer": "fc8", "operator": "sum", "dropout": 0.5}))
+    assert [one.p for one in late.modules() if isinstance(one, nn.Dropout)] == [0.5] * 4
+    for tower, gain in ((model.spatial, 1 / 8), (model.temporal, 1)):
+        first = tower.conv1.weight.detach()
+        assert float(first.std()) == pytest.approx(gain * (2 / first[0].numel()) ** 0.5, rel=0.1)
+
+
 def test_gradients_end_at_the_fusion():
     model = net(dropout=0.0)
     set_trainable(model, frozen=("spatial", "temporal"))

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from muybridge.config import OptimConfig
-from muybridge.errors import TrainingError
+from muybridge.config import OptimConfig, TrainConfig
+from muybridge.errors import ConfigError, TrainingError
 from muybridge.models.registry import build
 from muybridge.train.optim import (
     MovingAverage,
@@ -17,6 +17,7 @@ from muybridge.train.optim import (
     first_bad_gradient,
     learning_rate,
     parameter_groups,
+    set_rate,
     set_trainable,
     step_seed,
 )
@@ -59,7 +60,7 @@ def test_steps_multiply_at_the_milestones() -> None:
 
 def test_only_kernels_and_matrices_decay() -> None:
     model = small_network()
-    decayed, spared = parameter_groups(model.parameters(), 0.01)
+    decayed, spared = parameter_groups(model, OptimConfig(weight_decay=0.01))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.01, 0.0)
     assert sorted(names[id(one)] for one in decayed["params"]) == sorted(
@@ -100,6 +101,54 @@ def test_the_update_is_the_textbook_one(config: OptimConfig, reference: str) -> 
             denominator = (second / (1 - 0.999**step)).sqrt() + 1e-8
             weight = weight - 0.1 * velocity / (1 - 0.9**step) / denominator
     torch.testing.assert_close(layer.weight.double(), weight, rtol=1e-5, atol=1e-6)
+
+
+def test_parts_have_rates_of_their_own() -> None:
+    """Plain gradient descent: a weight moves by lr times the factor of its innermost part."""
+    model = small_network()
+    factors = {"head": 10.0, "stages": 0.5, "stages.1": 2.0, "stem.bn.bias": 3.0}
+    config = OptimConfig(lr=0.1, lr_factors=factors, momentum=0.0, weight_decay=0.0)
+    optimizer = build_optimizer(model, config)
+    grouped = [one for group in optimizer.param_groups for one in group["params"]]
+    assert sorted(map(id, grouped)) == sorted(map(id, model.parameters()))  # each in one group
+    before = copy.deepcopy(dict(model.named_parameters()))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    set_rate(optimizer, 0.01)
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        factor = 3 if name == "stem.bn.bias" else 10 if name.startswith("head.") else 1
+        if name.startswith("stages."):
+            factor = 2 if name.startswith("stages.1.") else 0.5
+        moved = before[name] - parameter
+        torch.testing.assert_close(moved, torch.full_like(moved, 0.01 * factor), rtol=1e-4, atol=1e-7)
+
+
+def test_parts_with_a_rate_of_their_own_decay_as_all_do() -> None:
+    model = small_network()
+    groups = parameter_groups(model, OptimConfig(weight_decay=0.01, lr_factors={"head": 10}))
+    found = [(group["lr_factor"], group["weight_decay"], len(group["params"])) for group in groups]
+    count = len(list(model.parameters()))
+    kernels = sum(one.ndim > 1 for one in model.parameters())
+    assert found == [(1, 0.01, kernels - 1), (1, 0, count - kernels - 1), (10, 0.01, 1), (10, 0, 1)]
+
+
+@pytest.mark.parametrize("part", ["hea", "head.fc2", "stage", ""])
+def test_an_unknown_part_has_no_rate(part: str) -> None:
+    message = (
+        rf"optim\.lr_factors: r2plus1d_10 has no part '{part}' that trains; those that do are head, stem, st"
+    )
+    with pytest.raises(TrainingError, match=message):
+        build_optimizer(small_network(), OptimConfig(lr_factors={part: 2}))
+
+
+def test_a_part_that_rests_has_no_rate() -> None:
+    model = small_network()
+    set_trainable(model, frozen=("stem",))
+    with pytest.raises(TrainingError, match="no part 'stem' that trains; those that do are head, stages"):
+        build_optimizer(model, OptimConfig(lr_factors={"stem": 2}))
+    with pytest.raises(ConfigError, match=r"optim\.lr_factors\.head: .* greater than 0, got 0"):
+        TrainConfig.from_dict({"data": {"root": "."}, "optim": {"lr_factors": {"head": 0}}})
 
 
 def test_the_moving_average_takes_in_weights_and_batchnorm_statistics() -> None:

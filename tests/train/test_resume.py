@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import assert_same_bits, log_lines, tiny_config, weights
 from torch import Tensor, nn
@@ -265,6 +266,31 @@ def test_a_full_disk_leaves_the_last_state_whole(
     (small_disk / "filler").unlink()
     assert json.loads((run / "state" / "state.json").read_text())["progress"]["step"] == kept
     train(config, run, resume=True)
+    assert_ended_alike(run, whole)
+
+
+def test_rates_of_parts_are_the_same_after_a_resume(figures_dir: Path, whole: Path, tmp_path: Path) -> None:
+    config = config_of(figures_dir)
+    optim = config.optim.model_copy(update={"lr_factors": {"head": 10.0, "stem": 0.1}})
+    config = config.model_copy(update={"optim": optim})
+    train(config, tmp_path / "whole")
+    stop_at_step(config, tmp_path / "run", 12)
+    train(config, tmp_path / "run", resume=True)
+    assert_ended_alike(tmp_path / "run", tmp_path / "whole")
+    ours, plain = weights(tmp_path / "run"), weights(whole)
+    assert not any(torch.equal(ours[name], plain[name]) for name in ("head.fc.weight", "stem.bn.weight"))
+    assert [line["lr"] for line in log_lines(tmp_path / "run", "epoch")] == [
+        line["lr"] for line in log_lines(whole, "epoch")
+    ]
+
+
+def test_a_state_of_before_there_were_rates_of_parts(figures_dir: Path, whole: Path, run: Path) -> None:
+    path = run / "state" / "tensors.pt"
+    tensors = torch.load(path, weights_only=True)
+    for group in tensors["optimizer"]["param_groups"]:
+        del group["lr_factor"]
+    torch.save(tensors, path)
+    train(config_of(figures_dir), run, resume=True)
     assert_ended_alike(run, whole)
 
 

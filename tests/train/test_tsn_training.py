@@ -11,7 +11,7 @@ from muybridge.config import ClipSpec, ModelConfig, OptimConfig, TrainConfig
 from muybridge.errors import TrainingError
 from muybridge.models.registry import build
 from muybridge.train.run import train
-from muybridge.train.setup import build_network, read_init
+from muybridge.train.setup import build_network, read_init, sizes_taken
 from muybridge.weights.store import load, save
 
 LABELS = ("walk", "box", "clap")
@@ -142,6 +142,27 @@ def test_segments_are_those_of_the_clip_or_of_the_network(figures_dir: Path, rgb
         TrainingError, match="tsn is built for 7 segments, and clip has 3: give both the same"
     ):
         network_of(both)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "modality"),
+    [
+        ("short_snippets_local_pooling", {"window": 3, "window_stride": 3, "modality": "flow"}, "flow"),
+        ("short_snippets_lstm", {"modality": "flow"}, "flow"),
+        ("short_snippets_lstm", {}, "rgb"),
+    ],
+)
+def test_segments_are_the_frames_of_networks_that_count_frames(
+    figures_dir: Path, name: str, arguments: dict[str, object], modality: str
+) -> None:
+    """A stack of flow a frame: seven of them, not as many as a stack has fields."""
+    spec = snippets(modality, num_segments=7).model_copy(update={"num_frames": 1})
+    network = ModelConfig(name=name, width=1 / 64, arguments=arguments)
+    with torch.device("meta"):
+        model, specs, _ = network_of(tiny_config(figures_dir, model=network, clip=(spec,)))
+    assert model.arguments["num_frames"] == specs[0].num_segments == 7
+    plain = {"num_frames": 7, "num_segments": 1}
+    assert sizes_taken(name, spec.model_copy(update=plain)) == sizes_taken(name, spec)
 
 
 def test_a_network_of_clips_becomes_one_of_segments(figures_dir: Path, tmp_path: Path) -> None:

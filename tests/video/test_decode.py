@@ -2,7 +2,7 @@
 
 import io
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from made_frames import moving, straight
 
 from muybridge.errors import DecodeError
 from muybridge.types import UInt8Array
@@ -23,29 +24,6 @@ OPEN_GOP = {"x264-params": "open-gop=1:keyint=12:bframes=3:scenecut=0"}
 OPEN_GOP_HEVC = {"x265-params": "keyint=12:open-gop=1:bframes=3:scenecut=0:log-level=none:pools=1"}
 NOT_CODED = b"\x00\x00\x01\xb6\x50\x00\x5f"  # an MPEG-4 picture header that says so
 IRREGULAR = tuple(int(t) for t in np.cumsum(np.random.default_rng(1).integers(1, 9, 60)))
-
-
-def straight(path: Path) -> UInt8Array:
-    """What plain PyAV yields, frame by frame in one thread, up to the end or the first error."""
-    frames = []
-    with path.open("rb") as file, av.open(file) as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "NONE"
-        try:
-            for frame in container.decode(stream):
-                pixels = frame.reformat(format="rgb24").to_ndarray()
-                frames.append(np.rot90(pixels, frame.rotation // 90))
-        except av.error.InvalidDataError:
-            pass
-    return np.stack(frames)
-
-
-def moving(num_frames: int, height: int = 48, width: int = 64) -> Iterator[UInt8Array]:
-    """Smooth colours that move, so that every frame differs from every other."""
-    y, x = np.mgrid[:height, :width] / 8
-    for t in range(num_frames):
-        waves = [np.sin(x + t / 3), np.cos(y - t / 5), np.sin(x + y + t / 7)]
-        yield (np.stack(waves, axis=-1) * 100 + 128).astype(np.uint8)
 
 
 def encode(

@@ -1,5 +1,6 @@
 """The index by packets: what it trusts, what it does not, and what it makes of times."""
 
+import itertools
 from fractions import Fraction
 
 import numpy as np
@@ -110,13 +111,37 @@ def test_single_frame_without_times_lasts_a_25th() -> None:
     assert index.rate == pytest.approx(25)
 
 
-def test_longest_run_is_what_one_stretch_decodes() -> None:
+def test_runs_are_parted_where_a_seek_pays() -> None:
     index = FrameIndex.from_packets(steady(100, gop=10), facts())
     assert index is not None
-    assert index.longest_run(np.array([57])) == 8  # from the key at 50
-    assert index.longest_run(np.array([0, 3, 57, 99])) == 10
-    assert index.longest_run(np.arange(100)) == 100
-    assert index.longest_run(np.arange(0, 100, 4)) == 97  # no gap is worth a seek
+
+    def runs(*wanted: int) -> list[list[int]]:
+        return [run.tolist() for run in index.runs(np.array(wanted))]
+
+    assert runs(57) == [[57]]
+    assert runs(0, 3, 57, 99) == [[0, 3], [57], [99]]
+    assert runs(45, 50) == [[45, 50]]  # a seek would spare 46 to 49: 4 frames, which is not enough
+    assert runs(44, 50) == [[44], [50]]
+    assert runs(*range(0, 100, 4)) == [list(range(0, 100, 4))]  # no gap is worth a seek
+    counted = FrameIndex.from_counting([p.pts for p in steady(100)], 40, facts())
+    assert [run.tolist() for run in counted.runs(np.array([3, 99]))] == [[3, 99]]  # has no keys to seek to
+
+
+def test_mean_run_is_what_is_decoded_from_one_seek_to_the_next() -> None:
+    index = FrameIndex.from_packets(steady(100, gop=10), facts())
+    assert index is not None
+    assert index.mean_run([np.array([57])]) == 8  # from the key at 50
+    assert index.mean_run([np.array([0, 3]), np.array([57]), np.array([99])]) == (4 + 8 + 10) / 3
+    counted = FrameIndex.from_counting([p.pts for p in steady(100)], 40, facts())
+    assert counted.mean_run([np.array([57])]) == 58  # without keys: from the first frame
+
+
+def test_runs_part_exactly_where_the_reader_seeks() -> None:
+    index = FrameIndex.from_packets(steady(100, gop=10), facts())
+    assert index is not None
+    for before, after in itertools.combinations(range(100), 2):
+        runs = index.runs(np.array([before, after]))
+        assert (len(runs) == 2) == index.seek_pays(before + 1, after), (before, after)
 
 
 def test_find_goes_by_the_timestamp_not_by_the_place() -> None:

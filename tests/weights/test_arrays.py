@@ -256,3 +256,44 @@ def test_an_npz_file_cut_short(tmp_path: Path):
         WeightsError, match=r"is not a whole \.npz file of arrays: .* Save its arrays with numpy\.savez"
     ):
         read_npz(path)
+
+
+def archive_of(method: int) -> bytearray:
+    """An .npz file of one array of zeros and ones, packed."""
+    content, buffer = io.BytesIO(), io.BytesIO()
+    np.save(content, np.arange(1000) % 7 % 2)
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        archive.writestr("a.npy", content.getvalue())
+    return bytearray(buffer.getvalue())
+
+
+def patched(data: bytearray, local: int | None, central: int | None, value: bytes) -> bytes:
+    """With other bytes in the local header and in the entry of the central directory."""
+    for start, offset in ((0, local), (data.index(b"PK\x01\x02"), central)):
+        if offset is not None:
+            data[start + offset : start + offset + len(value)] = value
+    return bytes(data)
+
+
+DEFLATED, LZMA, BZIP2 = zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (patched(archive_of(DEFLATED), 8, 10, b"\x63\x00"), "compression method is not supported"),
+        (patched(archive_of(DEFLATED), 6, 8, b"\x01\x00"), "is encrypted, password required"),
+        (patched(archive_of(DEFLATED), None, 6, b"\x5a\x00"), "zip file version 9"),
+        (patched(archive_of(DEFLATED), 50, None, bytes([255] * 20)), "while decompressing data"),
+        (patched(archive_of(LZMA), 70, None, bytes([255] * 20)), "Corrupt input data"),
+        (patched(archive_of(BZIP2), 50, None, bytes([255] * 20)), "Invalid data stream"),
+        (archive_of(zipfile.ZIP_STORED).replace(b"), }", b"),  "), "EOF in multi-line statement"),
+    ],
+    ids=["method", "password", "version", "deflate", "lzma", "bzip2", "header"],
+)
+def test_a_damaged_or_odd_archive_is_said_and_nothing_else_is_raised(data: bytes, text: str, tmp_path: Path):
+    path = tmp_path / "a.npz"
+    path.write_bytes(data)
+    assert is_npz(path) == ("version" not in text)
+    with pytest.raises(WeightsError, match=f"is not a whole .npz file of arrays: .*{text}"):
+        read_npz(path)

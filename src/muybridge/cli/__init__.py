@@ -16,7 +16,7 @@ import typer
 from typer.main import get_command
 
 import muybridge
-from muybridge.cli import conversion, extraction, inspection, recognition, svm, training
+from muybridge.cli import conversion, extraction, fusion, inspection, recognition, svm, training
 from muybridge.errors import MuybridgeError
 
 __all__ = ["app", "main"]
@@ -35,6 +35,7 @@ for verb in (
     training.train,
     training.evaluate,
     svm.svm,
+    fusion.fuse,
     inspection.models,
     conversion.convert,
     extraction.flow,

@@ -22,7 +22,8 @@ def recognize(
         Path | None, typer.Option(help="A run of muybridge train, or a checkpoint.", metavar="RUN_OR_FILE")
     ] = None,
     protocol: Annotated[
-        str, typer.Option(help="Which views: center (1, fast), 10x1, 10x3, or NxM.", metavar="NAME")
+        str,
+        typer.Option(help="Which views: center (1, fast), 10x1, NxM, m_twi (long videos).", metavar="NAME"),
     ] = "center",
     top: Annotated[int, typer.Option(help="Labels to print for each video.", min=1, metavar="K")] = 5,
     batch_size: Annotated[int, typer.Option(help="Views that go through the network at once.", min=1)] = 8,

@@ -9,7 +9,7 @@ import typer
 
 from muybridge.cli.inspection import DataFormat, Json
 from muybridge.cli.output import finish, print_json, progress, report_failure, say
-from muybridge.errors import ConfigError, DataError, TrainingError
+from muybridge.errors import DataError, TrainingError
 
 if TYPE_CHECKING:
     from muybridge.config import TrainConfig

@@ -135,12 +135,13 @@ def _headline(evaluation: Evaluation) -> str:
         tiles.append(
             _tile("mAP", f"{evaluation.mean_average_precision:.3f}", "over the classes that are there")
         )
-    if evaluation.protocol.num_views > 1:
+    if evaluation.has_views:
         tiles.append(_tile("single views", f"{evaluation.clip_top1:.1%}", "before they are averaged"))
     groups = f"of {evaluation.num_groups} groups" if evaluation.num_groups else "without groups"
     tiles.append(_tile("test videos", str(evaluation.num_samples), groups))
     protocol = html.escape(evaluation.protocol.explain().replace("\n", " "))
-    text = f'<p class="quiet">{protocol} Digest of the spec: {evaluation.spec}.</p>'
+    fusion = f" {html.escape(evaluation.fusion)}." if evaluation.fusion else ""
+    text = f'<p class="quiet">{protocol} Digest of the spec: {evaluation.spec}.{fusion}</p>'
     return f'<section><div class="tiles">{"".join(tiles)}</div>{text}</section>'
 
 

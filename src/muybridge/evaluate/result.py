@@ -5,7 +5,7 @@ Shape letters: N videos, V views, K classes.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ __all__ = ["Evaluation", "compare_ready", "interval_text", "load_evaluation", "p
 
 NUMBERS_FILE = "evaluation.json"
 SCORES_FILE = "scores.parquet"
+MAX_LISTED = 3  # videos that one message names
 FORMAT = 1  # of the two files; goes up when an older one can no longer be read
 
 
@@ -41,9 +42,11 @@ class Evaluation:
         labels: class names, in the order of the scores.
         samples: the videos that were tested, in the order that was asked for.
         probabilities: float64 [N, K], of each video.
-        logits: float32 [N, V, K], of each view.
+        logits: of each video, float32 [V, K]: of each view. Where the protocol slides, a longer video has
+            more of them; where scores were fused, there is one row a video, the logarithm of its score.
         broken: the videos that could not be read; they are in no number.
         card: of the network; None for one that was never saved.
+        fusion: how scores of several networks became these; "" where there is one network.
     """
 
     protocol: Protocol
@@ -51,19 +54,27 @@ class Evaluation:
     labels: tuple[str, ...]
     samples: tuple[Sample, ...]
     probabilities: npt.NDArray[np.float64]
-    logits: npt.NDArray[np.float32]
+    logits: tuple[npt.NDArray[np.float32], ...]
     broken: tuple[Broken, ...] = ()
     card: Card | None = None
+    fusion: str = ""
 
     def __post_init__(self) -> None:
         if not self.samples:
             raise DataError("an evaluation needs at least one video")
-        shape = (len(self.samples), self.protocol.num_views, len(self.labels))
-        if self.logits.shape != shape or self.probabilities.shape != (shape[0], shape[2]):
+        videos, classes = len(self.samples), len(self.labels)
+        if self.probabilities.shape != (videos, classes) or len(self.logits) != videos:
             raise DataError(
-                f"{shape[0]} videos, {shape[1]} views and {shape[2]} labels, but the logits are "
-                f"{list(self.logits.shape)} and the probabilities {list(self.probabilities.shape)}"
+                f"{videos} videos and {classes} labels, but the probabilities are "
+                f"{list(self.probabilities.shape)} and there are logits of {len(self.logits)} videos"
             )
+        for sample, views in zip(self.samples, self.logits, strict=True):
+            fits = len(views) == 1 if self.fusion else self.protocol.takes(len(views))
+            if not fits or views.shape[1:] != (classes,):
+                raise DataError(
+                    f"{sample.path}: the logits are {list(views.shape)}, which the protocol "
+                    f"'{self.protocol.name}' does not make of {classes} labels"
+                )
 
     @property
     def views(self) -> str:
@@ -110,9 +121,13 @@ class Evaluation:
     @cached_property
     def clip_top1(self) -> float:
         """Accuracy of single views, before they are averaged."""
-        rows = self.logits.reshape(-1, len(self.labels))
-        truth = np.repeat(self.truth, self.protocol.num_views, axis=0)
-        return float(metrics.hit_at(rows, truth, 1).mean())
+        truth = np.repeat(self.truth, [len(views) for views in self.logits], axis=0)
+        return float(metrics.hit_at(np.concatenate(self.logits), truth, 1).mean())
+
+    @property
+    def has_views(self) -> bool:
+        """Whether some video has several views, so that single ones may do worse."""
+        return any(len(views) > 1 for views in self.logits)
 
     @cached_property
     def confusion(self) -> npt.NDArray[np.int64] | None:
@@ -170,6 +185,7 @@ class Evaluation:
             "protocol": self.protocol.name,
             "views": self.views,
             "spec": self.spec,
+            "fusion": self.fusion or None,
         }
 
     def text(self) -> str:
@@ -182,7 +198,7 @@ class Evaluation:
             parts.append(f"mean class accuracy {self.mean_class_accuracy:.3f}")
         if self.multi_label:
             parts.append(f"mAP {self.mean_average_precision:.3f}")
-        if self.protocol.num_views > 1:
+        if self.has_views:
             parts.append(f"single views {self.clip_top1:.3f}")
         groups = f" of {self.num_groups} groups" if self.num_groups else ""
         lines = [
@@ -190,6 +206,8 @@ class Evaluation:
             f"{self.num_samples} videos{groups}, {len(self.labels)} classes; "
             f"protocol {self.protocol.name} (views {self.views}, spec {self.spec})",
         ]
+        if self.fusion:
+            lines.append(self.fusion)
         if self.broken:
             low, high = self.bounds_with_broken
             lines.append(f"{self.broken_text()} With them {first} lies between {low:.3f} and {high:.3f}.")
@@ -257,9 +275,10 @@ def load_evaluation(folder: Path | str) -> Evaluation:
             labels=labels,
             samples=samples,
             probabilities=probabilities,
-            logits=logits.reshape(len(samples), -1, len(labels)),
+            logits=logits,
             broken=tuple(Broken(**one) for one in content["broken"]),
             card=Card.from_dict(content["card"]) if content["card"] else None,
+            fusion=content.get("fusion") or "",
         )
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise DataError(f"{numbers} cannot be read ({type(error).__name__}: {error}): test again") from error
@@ -275,7 +294,7 @@ def pool(evaluations: Sequence[Evaluation]) -> Evaluation:
         raise DataError("no evaluations to pool")
     first = evaluations[0]
     for other in evaluations[1:]:
-        for what in ("labels", "views", "spec"):
+        for what in ("labels", "views", "spec", "fusion"):
             if getattr(other, what) != getattr(first, what):
                 raise DataError(
                     f"the folds differ in {what}, {getattr(first, what)} and {getattr(other, what)}: "
@@ -290,44 +309,52 @@ def pool(evaluations: Sequence[Evaluation]) -> Evaluation:
         first,
         samples=samples,
         probabilities=np.concatenate([one.probabilities for one in evaluations]),
-        logits=np.concatenate([one.logits for one in evaluations]),
+        logits=tuple(views for one in evaluations for views in one.logits),
         broken=tuple(broken for one in evaluations for broken in one.broken),
         card=None,  # several networks
     )
 
 
-def compare_ready(first: Evaluation, second: Evaluation) -> str:
+def compare_ready(
+    first: Evaluation, second: Evaluation, *, names: tuple[str, str] = ("first", "second")
+) -> str:
     """Makes sure that two evaluations can be compared video by video, and says how each network saw them.
+
+    Args:
+        first: one.
+        second: the other.
+        names: what to call them.
 
     Raises:
         DataError: they differ in labels, in views, or in the videos and their truth.
     """
+    who = f"the two evaluations, {names[0]} and {names[1]},"
     if first.labels != second.labels:
         only = sorted(set(first.labels) ^ set(second.labels))
         what = f"only in one of them: {', '.join(only[:10])}" if only else "the same ones in another order"
-        raise DataError(f"the two evaluations have different labels, {what}: test both with the same classes")
+        raise DataError(f"{who} have different labels, {what}: test both with the same classes")
     if first.views != second.views:
         raise DataError(
-            f"the two evaluations looked at different views, {first.protocol.name} ({first.views}) and "
+            f"{who} looked at different views, {first.protocol.name} ({first.views}) and "
             f"{second.protocol.name} ({second.views}): test both under one protocol"
         )
     truth = [{sample.key: tuple(sorted(sample.labels)) for sample in one.samples} for one in (first, second)]
-    differing = sorted(
-        key for key in truth[0].keys() | truth[1].keys() if truth[0].get(key) != truth[1].get(key)
-    )
-    if differing:
-        raise DataError(
-            f"the two evaluations are not of the same videos and labels: {len(differing)} differ, such as "
-            f"{', '.join(differing[:3])}; test both on the same list"
-        )
+    differing = {
+        f"only in {names[0]}": truth[0].keys() - truth[1].keys(),
+        f"only in {names[1]}": truth[1].keys() - truth[0].keys(),
+        "with other labels": {
+            key for key in truth[0].keys() & truth[1].keys() if truth[0][key] != truth[1][key]
+        },
+    }
+    if any(differing.values()):
+        found = "; ".join(f"{len(keys)} {what}: {_some(keys)}" for what, keys in differing.items() if keys)
+        raise DataError(f"{who} are not of the same videos and labels; {found}; test both on the same list")
     if [sample.key for sample in first.samples] != [sample.key for sample in second.samples]:
-        raise DataError(
-            "the two evaluations have the same videos in another order: test both on the same list"
-        )
+        raise DataError(f"{who} have the same videos in another order: test both on the same list")
     lines = [
         f"{name}: {one.card.model if one.card else 'a network without a card'}, spec {one.spec}: "
         + "; ".join(spec_text(spec) for spec in one.specs)
-        for name, one in (("first", first), ("second", second))
+        for name, one in zip(names, (first, second), strict=True)
     ]
     return "\n".join(lines)
 
@@ -353,6 +380,12 @@ def spec_text(spec: ClipSpec) -> str:
     return (
         f"{segments}{spec.num_frames} frames of {spec.modality}, {stride}{rate}, {spec.crop} x {spec.crop} px"
     )
+
+
+def _some(keys: Collection[str]) -> str:
+    """The first of some videos, and how many more there are."""
+    more = f" and {len(keys) - MAX_LISTED} more" if len(keys) > MAX_LISTED else ""
+    return ", ".join(sorted(keys)[:MAX_LISTED]) + more
 
 
 def _file_digest(path: Path) -> str:

@@ -11,6 +11,7 @@ from muybridge.config import ClipSpec
 from muybridge.data.cache import FrameCache
 from muybridge.errors import DataError
 from muybridge.evaluate.result import Evaluation
+from muybridge.evaluate.tasks import in_own_task
 from muybridge.flow.source import FlowStore
 from muybridge.models.contract import VideoModel
 from muybridge.predict import Broken, VideoScores, card_of, run_views, specs_of
@@ -40,6 +41,8 @@ def evaluate(
 ) -> Evaluation:
     """Shows a network every view of every video and keeps all scores.
 
+    Where a network has classifiers of several data sets, a video is judged among the classes of its own.
+
     Args:
         model: a network, a checkpoint or a run folder.
         samples: labelled videos.
@@ -59,7 +62,7 @@ def evaluate(
             comes twice; or no video could be read.
         VideoError: a video cannot be read, and `skip_broken` is not set.
         WeightsError: no labels are given, and the network carries none.
-        ConfigError: no such protocol, or one with more views of longer videos.
+        ConfigError: no such protocol.
     """
     if isinstance(model, str | Path):
         model = load(model)
@@ -68,8 +71,7 @@ def evaluate(
         raise DataError(f"{len(labels)} labels for the {model.num_classes} outputs of {model.name}")
     check_samples(samples, labels)
     protocol = get_protocol(protocol)
-    protocol.refuse_sliding()
-    specs = specs or specs_of(model)
+    specs = protocol.seen(specs or specs_of(model))
     results = list(
         run_views(
             model,
@@ -85,7 +87,11 @@ def evaluate(
             on_progress=on_progress,
         )
     )
-    scores = [one for one in results if isinstance(one, VideoScores)]
+    scores = [
+        in_own_task(one, model, [labels.index(one.sample.labels[0])])
+        for one in results
+        if isinstance(one, VideoScores)
+    ]
     broken = tuple(one for one in results if isinstance(one, Broken))
     if not scores:
         raise DataError(f"no video of {len(samples)} can be read; the first: {broken[0].reason}")
@@ -95,7 +101,7 @@ def evaluate(
         labels=labels,
         samples=tuple(one.sample for one in scores),
         probabilities=np.stack([one.probabilities for one in scores]),
-        logits=np.stack([one.logits for one in scores]),
+        logits=tuple(one.logits for one in scores),
         broken=broken,
         card=model.card,
     )

@@ -19,13 +19,13 @@ def write_scores(
     path: Path,
     samples: Sequence[Sample],
     probabilities: npt.NDArray[np.float64],
-    logits: npt.NDArray[np.float32],
+    logits: Sequence[npt.NDArray[np.float32]],
 ) -> None:
     """One row a video: which it is, its truth, its scores and those of its views.
 
     Shape:
         probabilities [N, K]
-        logits [N, V, K]
+        logits [V, K] each
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -39,9 +39,8 @@ def write_scores(
             "split": [sample.split for sample in samples],
             "labels": pa.array([list(sample.labels) for sample in samples], pa.list_(pa.string())),
             "probabilities": _rows(probabilities),
-            "logits": _rows(
-                logits.reshape(len(samples), -1)
-            ),  # view after view: [V, K] of each video in one list
+            # View after view: [V, K] of each video in one list.
+            "logits": pa.array([views.ravel() for views in logits], pa.list_(pa.float32())),
         }
     )
     pq.write_table(table, path, compression="zstd")
@@ -49,12 +48,12 @@ def write_scores(
 
 def read_scores(
     path: Path,
-) -> tuple[tuple[Sample, ...], npt.NDArray[np.float64], npt.NDArray[np.float32]]:
+) -> tuple[tuple[Sample, ...], npt.NDArray[np.float64], tuple[npt.NDArray[np.float32], ...]]:
     """What `write_scores` wrote.
 
     Shape:
         probabilities [N, K]
-        logits [N, V * K]
+        logits [V, K] each
     """
     import pyarrow.parquet as pq
 
@@ -72,11 +71,10 @@ def read_scores(
         )
         for path, start, end, group, split, labels in rows
     )
-    arrays = [
-        table[name].combine_chunks().flatten().to_numpy().reshape(len(samples), -1)
-        for name in ("probabilities", "logits")
-    ]
-    return samples, arrays[0], arrays[1]
+    probabilities = table["probabilities"].combine_chunks().flatten().to_numpy().reshape(len(samples), -1)
+    num_classes = probabilities.shape[1]
+    logits = tuple(row.values.to_numpy().reshape(-1, num_classes) for row in table["logits"])
+    return samples, probabilities, logits
 
 
 def _rows(values: npt.NDArray[Any]) -> Any:

@@ -31,7 +31,7 @@ from muybridge.protocol import Protocol
 from muybridge.types import Sample
 from muybridge.weights.store import load
 
-__all__ = ["SvmResult", "choose_c", "evaluate_svm"]
+__all__ = ["SvmResult", "check_parts", "choose_c", "evaluate_svm", "fit_and_test"]
 
 CS = (0.01, 0.1, 1.0, 10.0, 100.0)
 C_UNCHOSEN = 1.0
@@ -99,6 +99,15 @@ class SvmResult:
         """How many groups the tested videos are of; 0 where they have none."""
         return len({sample.group for sample in self.samples if sample.group})
 
+    @property
+    def how(self) -> str:
+        """What it was trained on and how C was chosen, for people."""
+        if self.chosen_by:
+            why = f"chosen by group cross-validation, {self.chosen_by[self.c]:.3f} right,"
+        else:
+            why = "not chosen, for want of two groups with two classes,"
+        return f"C {self.c:g}, {why} on {self.num_train} training videos"
+
     def numbers(self) -> dict[str, Any]:
         """All numbers as plain values, with what is needed to know what they mean."""
         return {
@@ -122,17 +131,12 @@ class SvmResult:
         """The numbers in a few lines for people, never without the digests."""
         found = self.numbers()
         groups = f" of {self.num_groups} groups" if self.num_groups else ""
-        if self.chosen_by:
-            why = f"chosen by group cross-validation, {self.chosen_by[self.c]:.3f} right,"
-        else:
-            why = "not chosen, for want of two groups with two classes,"
         lines = [
             f"top-1 {self.top1:.3f}{interval_text(self.interval95)}, "
             f"mean class accuracy {self.mean_class_accuracy:.3f}",
             f"{len(self.samples)} videos{groups}, {len(self.labels)} classes; "
             f"protocol {found['protocol']} (views {found['views']}, spec {found['spec']})",
-            f"linear SVM on {found['num_features']} features ({' + '.join(found['features'])}); "
-            f"C {self.c:g}, {why} on {self.num_train} training videos",
+            f"linear SVM on {found['num_features']} features ({' + '.join(found['features'])}); " + self.how,
         ]
         if self.broken:
             lines.append(f"videos that could not be read and are in no number: {len(self.broken)}")
@@ -177,8 +181,7 @@ def evaluate_svm(
         VideoError: a video cannot be read, and `skip_broken` is not set.
         WeightsError: all features of a video are zero.
     """
-    labels = label_names(train)
-    _check(train, test, labels)
+    check_parts(train, test)
     every = [
         describe(
             load(model) if isinstance(model, str | Path) else model,
@@ -195,7 +198,7 @@ def evaluate_svm(
         for model in models
     ]
     joined = side_by_side(every)
-    return _fit_and_test(joined.of(train), joined.of(test))
+    return fit_and_test(joined.of(train), joined.of(test))
 
 
 def choose_c(
@@ -238,7 +241,12 @@ def choose_c(
     return max(CS, key=lambda c: (accuracy[c], -c)), accuracy
 
 
-def _fit_and_test(train: Descriptors, test: Descriptors) -> SvmResult:
+def fit_and_test(train: Descriptors, test: Descriptors) -> SvmResult:
+    """Trains the SVM on some descriptors and tests it on others.
+
+    Raises:
+        DataError: there are none of them, or training lacks a class.
+    """
     for part, what in ((train, "train"), (test, "test")):
         if not part.samples:
             raise DataError(
@@ -277,7 +285,14 @@ def _classes(samples: Sequence[Sample], labels: tuple[str, ...]) -> IntArray:
     return np.array([row[0] for row in class_indices(samples, labels)], dtype=np.int64)
 
 
-def _check(train: Sequence[Sample], test: Sequence[Sample], labels: tuple[str, ...]) -> None:
+def check_parts(train: Sequence[Sample], test: Sequence[Sample]) -> None:
+    """Before anything is computed: whether an SVM can learn from some videos what others are.
+
+    Raises:
+        DataError: a video without exactly one label, or that comes twice; a class that training lacks; fewer
+            than two classes; nothing to train or to test on.
+    """
+    labels = label_names(train)
     for part, what in ((train, "train"), (test, "test")):
         if not part:
             raise DataError(f"no videos to {what} on: the list of samples is empty")

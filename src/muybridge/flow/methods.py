@@ -12,22 +12,22 @@ frame[i + 1] at (x + u, y + v) is frame[i] at (x, y).
 
 import difflib
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from muybridge.config import Config, Positive
 from muybridge.errors import ConfigError, DataError, VideoTooShortError, WeightsError
 from muybridge.flow import tvl1
+from muybridge.flow.quantise import Float32Array
 from muybridge.types import UInt8Array
 
 if TYPE_CHECKING:
     from torch import nn
 
-Float32Array = npt.NDArray[np.float32]
 Direction = Literal["forward", "backward"]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -342,7 +342,7 @@ def _raft(frames: UInt8Array, params: RaftParams, device: str) -> Float32Array:
     import torch
     import torch.nn.functional as F
 
-    network = _raft_network(params).to(device)
+    network = _raft_network(params, device)
     height, width = frames.shape[1:3]
     padding = (0, -width % 8, 0, -height % 8)  # its features are 1/8 as large
     flow = np.empty((len(frames) - 1, 2, height, width), np.float32)
@@ -360,7 +360,8 @@ def _raft(frames: UInt8Array, params: RaftParams, device: str) -> Float32Array:
     return flow
 
 
-def _raft_network(params: RaftParams) -> "nn.Module":
+@lru_cache(maxsize=2)  # warped flow asks for it pair by pair
+def _raft_network(params: RaftParams, device: str) -> "nn.Module":
     from torchvision.models import optical_flow
 
     from muybridge.weights.read import read_tensors
@@ -379,4 +380,4 @@ def _raft_network(params: RaftParams) -> "nn.Module":
             f"{params.weights} does not hold the weights of torchvision's {name}; give another file, or "
             f"another size than '{params.size}'. {error}"
         ) from None
-    return network.eval()
+    return network.eval().to(device)

@@ -29,6 +29,7 @@ __all__ = ["SUFFIX", "FlowStore", "ReadFrames", "view_codes"]
 
 SUFFIX = ".flow"
 REMEMBERED_BYTES = 1 << 26
+_making = threading.Lock()  # threads of one process would write to one temporary file
 
 ReadFrames = Callable[[Sequence[int], Size], UInt8Array]  # numbers in rising order -> [N, H, W, 3]
 
@@ -60,9 +61,7 @@ class FlowStore:
         self.root = None if root is None else Path(root)
         self.write = write
         self.settings = settings or StoreSettings()
-        self._outside: set[Path] = (
-            set()
-        )  # videos that cannot be stored: they break somewhere, or are too short
+        self._outside: set[Path] = set()  # they break somewhere, or are too short to be stored
         if not self.folder.is_dir() and not write:
             raise DataError(
                 f"there is no folder of flow {self.folder}: make it with muybridge flow VIDEOS --out "
@@ -124,14 +123,17 @@ class FlowStore:
             self.settings,
             resize=spec.resize,
             resize_filter=spec.resize_filter,
-            stride=spec.frame_stride or 1,
+            stride=spec.frame_stride,
             fps=spec.fps,
         )
-        try:
-            write_flow(video, path, recipe_of(spec), settings, source_sha256=sha256_of(video))
-        except (DecodeError, VideoTooShortError):
-            self._outside.add(video)  # what is asked for may still be whole
-            return False
+        with _making:
+            if path.exists():
+                return True
+            try:
+                write_flow(video, path, recipe_of(spec), settings, source_sha256=sha256_of(video))
+            except (DecodeError, VideoTooShortError):
+                self._outside.add(video)  # what is asked for may still be whole
+                return False
         return True
 
 

@@ -26,17 +26,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from muybridge.config import Config, Positive
 from muybridge.environment import available_cores
+from muybridge.flow.quantise import Float32Array
 from muybridge.types import Size, UInt8Array
 
 if TYPE_CHECKING:
     from muybridge.flow.kernels import Settings
 
-Float32Array = npt.NDArray[np.float32]
 NotNegative = Annotated[float, Field(ge=0)]
 MIN_SIDE = 16  # pixels: the coarsest level of OpenCV's pyramid
 
@@ -104,7 +103,7 @@ PRESETS: dict[str, Tvl1Params] = {
         presmooth_px=0.8,
         antialias=0.6,
     ),
-    # Ours, found by a search on known motions of real frames: smaller errors than "opencv" on each of them.
+    # Ours, by a search on known motions of real frames: on each of them it errs no more than OpenCV's TV-L1.
     "accurate": Tvl1Params(
         data_weight=0.22,
         coupling=0.25,
@@ -119,7 +118,7 @@ PRESETS: dict[str, Tvl1Params] = {
         presmooth_px=0.5,
         antialias=0.6,
     ),
-    # The same in a third of the time: at most 0.05 pixels worse than "opencv" on these motions.
+    # The same with fewer levels, warps and passes: on each motion it errs at most 0.05 pixels more.
     "fast": Tvl1Params(
         data_weight=0.22,
         coupling=0.25,

@@ -1,7 +1,7 @@
 """TV-L1 in torch: the algorithm of `kernels`, for a batch of pairs, on any device.
 
-It has run on CPUs only, not on a GPU. It is here for those who have one; on a CPU the compiled code is an
-order of magnitude faster.
+It has run on CPUs only, not on a GPU. It is here for those who have one; a CPU is better used by the compiled
+code.
 
 Shape letters: N pairs of frames, H height, W width of a level. u is [N, 2, H, W]; its dual p and its gradient
 are [N, 2, 2, H, W]: component of u, then direction (x, y).
@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from muybridge.flow.tvl1 import Float32Array, Tvl1Params, gaussian, level_sizes
+from muybridge.flow.quantise import Float32Array
+from muybridge.flow.tvl1 import Tvl1Params, gaussian, level_sizes
 from muybridge.types import Size, UInt8Array
 
 EDGE = 4  # pixels around the frame to be warped

@@ -144,7 +144,7 @@ class BnInceptionBlock(nn.Module):
 class MeanPool(nn.Module):
     """The mean of the 3 x 3 positions around each one of a frame, zeros outside of it counted, as in Caffe.
 
-    As pooling of images: over clips torch's takes forty times as long on a CPU.
+    As pooling of images: on a CPU torch's pooling of clips is much slower.
 
     Shape:
         input  [B, C, T, H, W]

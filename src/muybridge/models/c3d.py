@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from muybridge.config import ClipSpec
 from muybridge.errors import ConfigError
 from muybridge.models.blocks import Conv3d, channels_last, scaled
-from muybridge.models.contract import VideoModel, check_clip
+from muybridge.models.contract import VideoModel, check_clip, check_positive
 
 Pool5 = Literal["ceil", "symmetric", "floor"]
 
@@ -156,7 +156,9 @@ class C3D(VideoModel):
         bn_eps: float | None = None,
     ) -> None:
         depths = _checked_depths(net, kernel_depths)
-        _check(width, pool5)
+        check_positive(width=width)
+        if pool5 not in get_args(Pool5):
+            raise ConfigError(f"pool5 must be one of {', '.join(get_args(Pool5))}, got '{pool5}'")
         groups, fc = NETS[net]
         conv_names = [f"conv{n}{letter}" for n, group in enumerate(groups, 1) for letter in group.convs]
         super().__init__(
@@ -166,7 +168,7 @@ class C3D(VideoModel):
             stage_names=(*conv_names, "fc6", "fc7"),
             dropout=dropout,
         )
-        self.net, self.num_frames, self.crop, self.pool5_kind = net, num_frames, crop, pool5
+        self.num_frames, self.crop, self.pool5_kind = num_frames, crop, pool5
         self.layer_names: list[str] = []  # from conv1a to pool5, in order
         channels, full = 3, 3
         for n, (group, depth) in enumerate(zip(groups, depths, strict=True), 1):
@@ -282,10 +284,3 @@ def _checked_depths(net: str, kernel_depths: Sequence[int] | None) -> tuple[int,
             f"3, 3, 5, 5, 7; got {', '.join(map(str, depths))}"
         )
     return depths
-
-
-def _check(width: float, pool5: str) -> None:
-    if width <= 0:
-        raise ConfigError(f"width must be above 0, got {width}")
-    if pool5 not in get_args(Pool5):
-        raise ConfigError(f"pool5 must be one of {', '.join(get_args(Pool5))}, got '{pool5}'")

@@ -128,6 +128,18 @@ class VideoModel(nn.Module):
         """
         return self(*inputs)[:, None], (1.0,)
 
+    def own_task(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The logits as a loss and a test count them: all, unless the classes are of several data sets.
+
+        Then those of other data sets than a clip's own are minus infinity.
+
+        Shape:
+            logits [B, K]
+            target int64 [B], the true classes
+            output [B, K]
+        """
+        return logits
+
     def forward_features(self, *inputs: Tensor) -> Tensor:
         """What the head takes: the trunk's output, pooled over time and space.
 
@@ -230,6 +242,22 @@ class VideoModel(nn.Module):
         close = difflib.get_close_matches(name, layers, n=1)
         hint = f"; did you mean '{close[0]}'?" if close else f"; its stages: {', '.join(self.stage_names)}"
         raise ConfigError(f"{self.name or type(self).__name__} has no layer '{name}'{hint}")
+
+
+def check_positive(**numbers: float) -> None:
+    """Arguments of a constructor that make no sense.
+
+    Raises:
+        ConfigError: one of them is not above 0.
+
+    >>> check_positive(width=1, num_frames=0)
+    Traceback (most recent call last):
+        ...
+    muybridge.errors.ConfigError: num_frames must be above 0, got 0
+    """
+    for name, value in numbers.items():
+        if value <= 0:
+            raise ConfigError(f"{name} must be above 0, got {value}")
 
 
 def check_clip(x: Tensor, *, channels: int, who: str) -> None:

@@ -16,8 +16,7 @@ Deviation: the short side becomes 200 pixels and crops come from the whole frame
     centre and makes it 200 x 200. It does not say how 178 pixels come of 200: here as a crop, like 170.
 Deviation: no dropout unless asked for; the paper has it (0.9) in the transfer to UCF101 alone.
 Deviation: first weights are those of models/alexnet.py, and conv1's an eighth, since pixels are around 64;
-    the paper does not give its own. So started, small networks learned at its rate of 0.001, and with whole
-    weights or with AlexNet's they did not.
+    the paper does not give its own.
 
 Shape letters: B clips, C channels, T frames, H height, W width, K classes; h, w are H, W inside the network;
 S streams: one of the full frame, or fovea and context.

@@ -20,19 +20,19 @@ Shape letters: B clips, C channels, T frames, H height, W width, D features, K c
 left of T, H, W at the end of a trunk.
 """
 
-import math
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from muybridge.config import ClipSpec
 from muybridge.errors import ConfigError
 from muybridge.models.blocks import channels_last
-from muybridge.models.contract import Head, VideoModel, check_clip
+from muybridge.models.contract import VideoModel, check_clip, check_positive
 from muybridge.models.inception import feature_channels, make_trunk, stage_names
+from muybridge.models.two_stream_heads import MeanOfSoftmax
 
 Fusion = Literal["logits", "probabilities"]
 
@@ -169,7 +169,7 @@ class TwoStreamI3D(VideoModel):
         return torch.cat([mean_of_windows(x) for x in streams], dim=1)
 
 
-class JointHead(nn.Module):
+class JointHead(MeanOfSoftmax):
     """The classifiers of two streams, and one answer of both.
 
     Args:
@@ -184,20 +184,16 @@ class JointHead(nn.Module):
     """
 
     def __init__(self, feature_dim: int, num_classes: int, *, dropout: float, fusion: Fusion) -> None:
-        super().__init__()
-        if fusion not in ("logits", "probabilities"):
+        super().__init__(feature_dim // 2, num_classes, dropout=dropout)
+        if fusion not in get_args(Fusion):
             raise ConfigError(f"fusion must be 'logits' or 'probabilities', got '{fusion}'")
         self.fusion = fusion
-        self.rgb = Head(feature_dim // 2, num_classes, dropout=dropout)
-        self.flow = Head(feature_dim // 2, num_classes, dropout=dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        halves = x.chunk(2, dim=1)
-        rgb: Tensor = self.rgb(halves[0])
-        flow: Tensor = self.flow(halves[1])
-        if self.fusion == "logits":
-            return rgb + flow
-        return torch.logaddexp(rgb.log_softmax(1), flow.log_softmax(1)) - math.log(2)
+        if self.fusion == "probabilities":
+            return super().forward(x)
+        rgb, flow = self.each(x)
+        return rgb + flow
 
 
 def mean_of_windows(x: Tensor) -> Tensor:
@@ -237,22 +233,6 @@ def clip_spec(modality: str, num_frames: int, *, frame_stride: int = 1, crop: in
         flow_method="tvl1" if flow else None,
         flow_bound=20 if flow else None,
     )
-
-
-def check_positive(**numbers: float) -> None:
-    """Arguments of a constructor that make no sense.
-
-    Raises:
-        ConfigError: one of them is not above 0.
-
-    >>> check_positive(width=1, num_frames=0)
-    Traceback (most recent call last):
-        ...
-    muybridge.errors.ConfigError: num_frames must be above 0, got 0
-    """
-    for name, value in numbers.items():
-        if value <= 0:
-            raise ConfigError(f"{name} must be above 0, got {value}")
 
 
 def two_inputs(inputs: tuple[Tensor, ...], who: str) -> tuple[Tensor, Tensor]:

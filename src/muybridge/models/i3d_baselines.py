@@ -30,8 +30,8 @@ from torch import Tensor, nn
 
 from muybridge.errors import ConfigError
 from muybridge.models.blocks import channels_last, init_msra, scaled
-from muybridge.models.contract import VideoModel, check_clip
-from muybridge.models.i3d import Fusion, JointHead, check_positive, clip_spec, two_inputs
+from muybridge.models.contract import VideoModel, check_clip, check_positive
+from muybridge.models.i3d import Fusion, JointHead, clip_spec, two_inputs
 from muybridge.models.inception import (
     INCEPTION_V1,
     Conv,

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from muybridge.config import ClipSpec
 from muybridge.errors import ConfigError
 from muybridge.models.blocks import Conv3d, Size3, channels_last, init_msra, scaled
-from muybridge.models.contract import VideoModel, check_clip
+from muybridge.models.contract import VideoModel, check_clip, check_positive
 from muybridge.models.nonlocal_block import NonLocalBlock, choose, insert_nonlocal
 from muybridge.models.resnet import bottleneck
 
@@ -123,7 +123,7 @@ RAW_FRAMES = 64  # Sec. 4.1: consecutive frames of the video, of which a clip ta
 
 
 class MaxPool(nn.Module):
-    """Max pooling, first of each frame and then over time: the same maxima, found faster.
+    """Max pooling, first of each frame and then over time: the same maxima, and a quicker gradient.
 
     Shape:
         input  [B, C, T, H, W]
@@ -306,8 +306,7 @@ def _check(
     choose("trunk", trunk, TRUNKS)
     choose("layout", layout, LAYOUTS)
     choose("nl_blocks", nl_blocks, PLACES)
-    if width <= 0 or (num_frames is not None and num_frames < 1):
-        raise ConfigError(f"width and num_frames must be above 0, got {width} and {num_frames}")
+    check_positive(width=width, num_frames=1 if num_frames is None else num_frames)
     if nl_blocks == 0 and block != DEFAULT_BLOCK:
         raise ConfigError(
             "nl_kind, nl_scope and nl_pool describe non-local blocks and there are none: "

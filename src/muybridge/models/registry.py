@@ -50,6 +50,19 @@ class ModelEntry:
     takes_images: bool = False
 
 
+Row = tuple[Callable[..., VideoModel], str, str]  # a network, what it is, what was published for it
+
+
+def _rows(table: dict[str, Row], paper: str, year: int, accuracy: str) -> dict[str, ModelEntry]:
+    """An entry for each row of a table; in `accuracy` its number stands for {}."""
+    return {
+        name: ModelEntry(
+            builder=builder, paper=paper, year=year, summary=summary, accuracy=accuracy.format(published)
+        )
+        for name, (builder, summary, published) in table.items()
+    }
+
+
 # Published top-1 on Kinetics-400's validation videos: from scratch, 10 clips a video.
 CLOSER_LOOK = {
     18: {  # 16 frames
@@ -105,7 +118,7 @@ def _nonlocal(name: str) -> ModelEntry:
 
 
 # Top-1 on Kinetics-400's test videos, each seen whole; trained from ImageNet's weights, (b) from scratch.
-I3D_PAPER: dict[str, tuple[Callable[..., VideoModel], str, str]] = {
+I3D_PAPER: dict[str, Row] = {
     "i3d_rgb": (I3D, "the inflated Inception-V1, RGB stream", "71.1: 250 frames"),
     "i3d_flow": (FlowI3D, "the inflated Inception-V1, flow stream", "63.4: 250 fields"),
     "i3d_two_stream": (TwoStreamI3D, "(e) Two-Stream I3D", "74.2: 250 frames, 250 fields"),
@@ -116,19 +129,8 @@ I3D_PAPER: dict[str, tuple[Callable[..., VideoModel], str, str]] = {
 }
 
 
-def _i3d(name: str) -> ModelEntry:
-    builder, summary, top1 = I3D_PAPER[name]
-    return ModelEntry(
-        builder=builder,
-        paper="Quo Vadis, Action Recognition?",
-        year=2017,
-        summary=summary,
-        accuracy=f"Kinetics-400 test top-1 {top1}",
-    )
-
-
 # Published top-1 on Kinetics-400's validation videos: from scratch, crops of 256 pixels.
-SLOWFAST: dict[str, tuple[Callable[..., VideoModel], str, str]] = {
+SLOWFAST: dict[str, Row] = {
     "slow_r50_4x16": (
         partial(OnePathway, "slow", "r50", num_frames=4, frame_stride=16),
         "the Slow pathway alone, ResNet-50, T x tau = 4 x 16",
@@ -182,17 +184,6 @@ SLOWFAST: dict[str, tuple[Callable[..., VideoModel], str, str]] = {
 }
 
 
-def _slowfast(name: str) -> ModelEntry:
-    builder, summary, top1 = SLOWFAST[name]
-    return ModelEntry(
-        builder=builder,
-        paper="SlowFast Networks for Video Recognition",
-        year=2019,
-        summary=summary,
-        accuracy=f"Kinetics-400 top-1 {top1}",
-    )
-
-
 # Hit@1 and Hit@5 on Sports-1M's test videos: the full frame, 20 clips, each seen 4 times.
 DEEPVIDEO = {
     "single": ("DeepVideo, one frame", 59.3, 77.7),
@@ -214,7 +205,7 @@ def _deepvideo(fusion: str) -> ModelEntry:
 
 
 # Mean accuracy of the three splits of UCF101: 25 frames or stacks x 10 crops.
-TWO_STREAM: dict[str, tuple[Callable[..., VideoModel], str, str]] = {
+TWO_STREAM: dict[str, Row] = {
     "two_stream_spatial": (
         SpatialStream,
         "the spatial stream: CNN-M of one RGB frame",
@@ -227,17 +218,6 @@ TWO_STREAM: dict[str, tuple[Callable[..., VideoModel], str, str]] = {
     ),
     "two_stream": (TwoStream, "both streams, the mean of their softmax scores", "86.9; 88.0 with an SVM"),
 }
-
-
-def _two_stream(name: str) -> ModelEntry:
-    builder, summary, top1 = TWO_STREAM[name]
-    return ModelEntry(
-        builder=builder,
-        paper="Two-Stream Convolutional Networks for Action Recognition in Videos",
-        year=2014,
-        summary=summary,
-        accuracy=f"UCF101 top-1 {top1}; 3 splits, 25 frames x 10 crops",
-    )
 
 
 # Mean accuracy of UCF101's three splits, with a second network of flow; "" where there is Sports-1M alone.
@@ -296,7 +276,12 @@ MODELS: dict[str, ModelEntry] = {
     # DeepVideo
     **{f"deepvideo_{fusion}": _deepvideo(fusion) for fusion in DEEPVIDEO},
     # Two-Stream
-    **{name: _two_stream(name) for name in TWO_STREAM},
+    **_rows(
+        TWO_STREAM,
+        "Two-Stream Convolutional Networks for Action Recognition in Videos",
+        2014,
+        "UCF101 top-1 {}; 3 splits, 25 frames x 10 crops",
+    ),
     # Beyond Short Snippets
     **{f"short_snippets_{name}": _short_snippets(name) for name in SHORT_SNIPPETS},
     # Two-stream fusion
@@ -324,7 +309,7 @@ MODELS: dict[str, ModelEntry] = {
         summary="the network of the study of kernel depths: 5 convolutions",
     ),
     # I3D
-    **{name: _i3d(name) for name in I3D_PAPER},
+    **_rows(I3D_PAPER, "Quo Vadis, Action Recognition?", 2017, "Kinetics-400 test top-1 {}"),
     # TSN
     "tsn": ModelEntry(
         builder=partial(TSN, _tsn_backbone),
@@ -334,7 +319,7 @@ MODELS: dict[str, ModelEntry] = {
         accuracy="UCF101 top-1 86.4, flow 90.1, both 94.9: K = 7, 25 snippets x 10 crops, 3 splits",
     ),
     # SlowFast
-    **{name: _slowfast(name) for name in SLOWFAST},
+    **_rows(SLOWFAST, "SlowFast Networks for Video Recognition", 2019, "Kinetics-400 top-1 {}"),
 }
 
 

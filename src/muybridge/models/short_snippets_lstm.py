@@ -104,7 +104,7 @@ class SnippetLSTM(VideoModel):
             stage_names=(*tower_stages(tower), *("fc6", "fc7") * with_full, "lstm"),
             make_head=partial(StepHead, units, dropout=dropout, answer=answer),
         )
-        self.tower_name, self.modalities, self.gain = tower, (modality,), gain
+        self.modalities, self.gain = (modality,), gain
         self.tower = make_tower(tower, CHANNELS[modality], width=width, crop=crop, bn_eps=bn_eps)
         self.full, self.crop = with_full, crop if with_full else None
         channels = feature_channels(width)

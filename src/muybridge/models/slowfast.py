@@ -27,7 +27,7 @@ Deviation: flow is TV-L1 clipped at 20 pixels, from each frame of Fast to the ne
 Shape letters: B clips, C channels, T frames of Slow, A alpha, H height, W width, K classes.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -37,7 +37,8 @@ from torch import Tensor, nn
 from muybridge.config import ClipSpec
 from muybridge.errors import ConfigError
 from muybridge.models.blocks import channels_last
-from muybridge.models.contract import VideoModel, check_clip
+from muybridge.models.contract import VideoModel, check_clip, check_positive
+from muybridge.models.nonlocal_block import choose
 from muybridge.models.slowfast_pathways import (
     FAST_T,
     INPUTS,
@@ -121,9 +122,9 @@ class OnePathway(VideoModel):
         beta: float = 1.0,
         bn_eps: float = 1e-5,
     ) -> None:
-        _check_one_of("pathway", pathway, ("slow", "fast"))
-        _check_one_of("trunk", trunk, TRUNKS)
-        _check_positive(width=width, num_frames=num_frames, frame_stride=frame_stride, beta=beta)
+        choose("pathway", pathway, ("slow", "fast"))
+        choose("trunk", trunk, TRUNKS)
+        check_positive(width=width, num_frames=num_frames, frame_stride=frame_stride, beta=beta)
         super().__init__(
             num_classes=num_classes,
             feature_dim=output_channels(width * beta)[-1],
@@ -194,11 +195,11 @@ class SlowFast(VideoModel):
         slow_frames: SlowFrames = "linspace",
         bn_eps: float = 1e-5,
     ) -> None:
-        _check_one_of("trunk", trunk, TRUNKS)
-        _check_one_of("lateral", lateral, LATERALS)
-        _check_one_of("fast_input", fast_input, self.fast_inputs)
-        _check_one_of("slow_frames", slow_frames, get_args(SlowFrames))
-        _check_positive(width=width, num_frames=num_frames, alpha=alpha, beta=beta)
+        choose("trunk", trunk, TRUNKS)
+        choose("lateral", lateral, LATERALS)
+        choose("fast_input", fast_input, self.fast_inputs)
+        choose("slow_frames", slow_frames, get_args(SlowFrames))
+        check_positive(width=width, num_frames=num_frames, alpha=alpha, beta=beta)
         slow, fast = output_channels(width), output_channels(width * beta)
         rows, kind = TRUNKS[trunk], LATERALS[lateral].kind
         _check_sum(kind, slow, fast, alpha)
@@ -299,17 +300,6 @@ def _stage_names(*, with_laterals: bool) -> tuple[str, ...]:
     parts = (*(("lateral.{}",) if with_laterals else ()), "slow.stages.{}", "fast.stages.{}")
     stages = (part.format(index) for index in range(4) for part in parts)
     return ("slow.stem", "fast.stem", *stages, "pool")
-
-
-def _check_one_of(what: str, given: str, known: Collection[str]) -> None:
-    if given not in known:
-        raise ConfigError(f"no {what} '{given}': choose from {', '.join(known)}")
-
-
-def _check_positive(**numbers: float) -> None:
-    for what, number in numbers.items():
-        if number <= 0:
-            raise ConfigError(f"{what} must be above 0, got {number}")
 
 
 def _check_sum(kind: str, slow: Sequence[int], fast: Sequence[int], alpha: int) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from muybridge.models.blocks import Conv3d, init_msra, scaled
 from muybridge.models.nonlocal_block import NonLocalBlock, insert_nonlocal
+from muybridge.models.nonlocal_net import MaxPool, Pool
 from muybridge.models.resnet import ResidualBlock, bottleneck_stage
 
 
@@ -71,6 +72,7 @@ TRUNKS = {
     "r101_first6":    Trunk((3, 4, 23, 3), (3, 4, 6, 3)),  # the paper's, by its multiply-adds
     "r101_first6_nl": Trunk((3, 4, 23, 3), (3, 4, 6, 3), (6, 13, 20)),
 }
+POOL_1 = Pool((1, 3, 3), (1, 2, 2), (0, 1, 1))
 LATERALS = {
     "none":              Lateral("none"),
     "ttoc_sum":          Lateral("ttoc_sum"),        # Sec. 3.3 (i); alpha beta must be 1
@@ -211,12 +213,11 @@ class Stem(nn.Module):
         self.conv = Conv3d(in_channels, channels, (kernel_t, 7, 7), stride=(1, 2, 2))
         self.bn = nn.BatchNorm3d(channels, eps=bn_eps)
         self.relu = nn.ReLU(inplace=True)
+        self.pool = MaxPool(POOL_1)
 
     def forward(self, x: Tensor) -> Tensor:
-        frames = self.relu(self.bn(self.conv(x))).transpose(1, 2)
-        # Frame by frame, in 2D: the gradient of 3D pooling takes several times as long on a CPU.
-        y = F.max_pool2d(frames.flatten(0, 1), 3, stride=2, padding=1)
-        return y.view(*frames.shape[:2], *y.shape[1:]).transpose(1, 2)
+        y: Tensor = self.pool(self.relu(self.bn(self.conv(x))))
+        return y
 
 
 class Pathway(nn.Module):

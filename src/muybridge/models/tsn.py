@@ -31,6 +31,7 @@ from muybridge.models.blocks import channels_last
 from muybridge.models.contract import VideoModel
 from muybridge.models.tsn_backbones import MODALITIES, Modality, NetworkBuilder, make_backbone
 from muybridge.models.tsn_consensus import Consensus, SegmentHead
+from muybridge.models.two_stream_inputs import stack_channels
 
 
 class TSN(VideoModel):
@@ -121,7 +122,7 @@ class TSN(VideoModel):
         if isinstance(self.backbone, VideoModel):
             features = self.backbone.forward_features(clips)
         else:
-            maps: Tensor = self.backbone(channels_last(as_channels(clips)))
+            maps: Tensor = self.backbone(channels_last(stack_channels(clips)))
             features = maps.mean((2, 3, 4))
         return features.view(*snippets.shape[:2], -1)
 
@@ -176,20 +177,6 @@ class TSN(VideoModel):
                 f"with num_frames={length}, or make snippets of {self.num_frames}"
             )
         return snippets
-
-
-def as_channels(snippets: Tensor) -> Tensor:
-    """The frames or fields of a snippet as the channels of one frame: x1, y1, x2, y2, ...
-
-    Shape:
-        snippets [B, C, T, H, W]
-        output   [B, T * C, 1, H, W]
-
-    >>> import torch
-    >>> as_channels(torch.tensor([[1, 3, 5], [2, 4, 6]]).view(1, 2, 3, 1, 1)).flatten()
-    tensor([1, 2, 3, 4, 5, 6])
-    """
-    return snippets.transpose(1, 2).flatten(1, 2).unsqueeze(2)
 
 
 def cross_modality(filters: Tensor, in_channels: int) -> Tensor:

@@ -26,6 +26,7 @@ from muybridge.models.bn_inception import STAGE_NAMES, BnInceptionBlock, make_bn
 from muybridge.models.contract import VideoModel
 from muybridge.models.image_network import ImageNetwork
 from muybridge.models.resnet import bottleneck_stage
+from muybridge.models.two_stream_inputs import FLOW_BOUND, IMAGENET_MEAN_BGR
 
 Modality = Literal["rgb", "rgb_diff", "flow", "warped_flow"]
 
@@ -47,9 +48,7 @@ MODALITIES: dict[Modality, Input] = {
     "flow": Input(2, 5, "flow"),
     "warped_flow": Input(2, 5, "flow"),
 }
-CAFFE_MEAN = (104.0, 117.0, 123.0)  # blue, green, red
 FLOW_MEAN = 128.0
-FLOW_BOUND = 20.0  # pixels
 
 # He et al., Table 1: blocks of each stage, and its inner channels; a block gives four times as many.
 RESNETS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
@@ -134,7 +133,7 @@ def clip_spec(modality: Modality, *, num_frames: int | None = None, like: ClipSp
         crop=224,
         scale=255,
         channel_order="bgr",
-        mean=CAFFE_MEAN,
+        mean=IMAGENET_MEAN_BGR,
         std=(1, 1, 1),
         short_policy="repeat_last",
     )

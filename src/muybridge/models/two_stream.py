@@ -92,7 +92,7 @@ class OneStream(VideoModel):
         return super().embed(*inputs, layer=layer)
 
     def own_task(self, logits: Tensor, target: Tensor) -> Tensor:
-        """What training takes the loss of: with `tasks` the logits of each clip's own data set alone.
+        """With `tasks` the logits of each clip's own data set alone.
 
         Shape:
             logits [B, K]

@@ -19,7 +19,7 @@ Shape letters: B clips, D channels of each map, T frames or stacks, H height, W 
 """
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from muybridge.errors import ConfigError
 from muybridge.models.blocks import Conv3d
+from muybridge.models.short_snippets_towers import check_choices
 
 Operator = Literal["sum", "max", "concat", "conv", "bilinear"]
 
@@ -55,8 +56,7 @@ class Fusion(nn.Module):
 
     def __init__(self, operator: Operator, channels: tuple[int, int], *, kernel: int = 1) -> None:
         super().__init__()
-        if operator not in get_args(Operator):
-            raise ConfigError(f"operator must be one of {', '.join(get_args(Operator))}, got '{operator}'")
+        check_choices(operator=(operator, Operator))
         spatial, temporal = channels
         if spatial != temporal and operator in ("sum", "max", "conv"):
             raise ConfigError(
@@ -170,10 +170,7 @@ def same_size(spatial: Tensor, temporal: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _normalised_products(spatial: Tensor, temporal: Tensor) -> Tensor:
-    products = bilinear(spatial, temporal)
-    if products.dtype.itemsize < 4:
-        products = products.float()  # the sum of D * D squares is not for bfloat16
-    return normalise_bilinear(products)[..., None, None]
+    return normalise_bilinear(bilinear(spatial, temporal))[..., None, None]
 
 
 OPERATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

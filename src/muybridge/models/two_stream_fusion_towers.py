@@ -3,8 +3,8 @@
 The network is in two_stream_fusion.py.
 
 Where to find the paper here:
-    VGG-M-2048, which `two_stream` calls CNN-M       `TOWERS`
-    VGG-16                                           `TOWERS`
+    VGG-M-2048, which `two_stream` calls CNN-M       `two_stream_towers.TOWERS`
+    VGG-16                                           the same
     Table 2: ReLU2 to ReLU5, FC6 to FC8              `LAYERS`, `row_of`
     one tower goes on, the other ends or is kept     `Plan`, `make_parts`
     3D pooling                                       `TimePool`
@@ -28,18 +28,16 @@ from torch import Tensor, nn
 
 from muybridge.config import ClipSpec
 from muybridge.errors import ConfigError
-from muybridge.models.alexnet import Conv, Norm, Row, Tower, between
+from muybridge.models.alexnet import Conv, Row, Tower, between
 from muybridge.models.short_snippets_towers import one_clip
 from muybridge.models.two_stream_fusion_operators import Fusion, Operator
 from muybridge.models.two_stream_inputs import flow_spec, rgb_spec
-from muybridge.models.two_stream_towers import CNN_M, FIRST_GAIN
-from muybridge.models.vgg import VGG_16
+from muybridge.models.two_stream_towers import FIRST_GAIN, TOWERS, rows_for
 
 Temporal = Literal["2d_pooling", "3d_pooling", "3d_conv"]
 Keep = Literal["none", "spatial", "temporal"]
 Stream = Literal["spatial", "temporal"]
 
-TOWERS: dict[str, tuple[Row, ...]] = {"cnn_m": CNN_M, "vgg_16": VGG_16}
 LAYERS = ("relu2", "relu3", "relu4", "relu5", "fc6", "fc7", "fc8")
 NUM_STACKS = 5  # T of a clip as it is sampled
 STACK_STRIDE = 10  # tau, as far as a stack of the paper is long
@@ -187,7 +185,7 @@ class TimePool(nn.Module):
 
 
 def tower_rows(towers: str) -> dict[Stream, tuple[Row, ...]]:
-    """The tables of the spatial and of the temporal tower; the VGG-M of flow has no second normalisation.
+    """The tables of the spatial and of the temporal tower.
 
     Raises:
         ConfigError: no such towers.
@@ -203,14 +201,13 @@ def tower_rows(towers: str) -> dict[Stream, tuple[Row, ...]]:
                 f"towers must be one or two of {', '.join(TOWERS)}, such as vgg_16 or vgg_16+cnn_m, got "
                 f"'{towers}'"
             )
-    flow = tuple(row for row in TOWERS[temporal] if not (isinstance(row, Norm) and row.name == "norm2"))
-    return {"spatial": TOWERS[spatial], "temporal": flow}
+    return {"spatial": rows_for(spatial, "rgb"), "temporal": rows_for(temporal, "flow")}
 
 
 def row_of(rows: tuple[Row, ...], layer: str) -> str:
     """The row that a layer is the output of; of fc8 the row before it.
 
-    >>> [row_of(VGG_16, layer) for layer in ("relu2", "relu5", "fc6", "fc8")]
+    >>> [row_of(TOWERS["vgg_16"], layer) for layer in ("relu2", "relu5", "fc6", "fc8")]
     ['conv2_2', 'conv5_3', 'full6', 'full7']
     """
     if layer.startswith("fc"):

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from muybridge.config import ClipSpec
 from muybridge.errors import ConfigError
-from muybridge.models.alexnet import Conv, Drop, Full, Norm, Pool, Row, Tower, between, side_after
+from muybridge.models.alexnet import Conv, Drop, Full, Norm, Pool, Row, Tower
 from muybridge.models.blocks import channels_last
 from muybridge.models.bn_inception import STAGE_NAMES, BnInceptionBlock, make_bn_inception
 from muybridge.models.image_network import ImageNetwork
 from muybridge.models.two_stream_inputs import CROP, flow_spec, resized, rgb_spec, stack_channels
-from muybridge.models.vgg import Vgg16
+from muybridge.models.vgg import VGG_16, Vgg16
 
 # fmt: off
 # Fig. 1: CNN-M-2048 of Chatfield et al. 2014
@@ -44,8 +44,8 @@ CNN_M: tuple[Row, ...] = (
     Full("full7",  2048),
 )
 # fmt: on
+TOWERS: dict[str, tuple[Row, ...]] = {"cnn_m": CNN_M, "vgg_16": VGG_16}
 FIRST_GAIN = 1 / 8  # of the first weights of the spatial conv1
-NORMS = {"rgb": ("norm1", "norm2"), "flow": ("norm1",)}
 
 
 class Stream(NamedTuple):
@@ -75,26 +75,24 @@ class Stream(NamedTuple):
 
 
 class CnnM(Tower):
-    """CNN-M-2048 up to full7, or a part of it, of each frame.
+    """CNN-M-2048 up to full7, of each frame.
 
     `tower(x, until="conv5")` is ReLU5, and `tower(y, after="conv5")` goes on from there.
 
     Args:
-        in_channels: C of the input: 3, 2L of a stack of L flow fields, or of the maps behind `after`.
+        in_channels: C of the input: 3, or 2L of a stack of L flow fields.
+        modality: "rgb" or "flow", whose tower has the first normalisation alone.
         width: scales every channel count.
         crop: H and W of the picture, which full6 fixes.
-        norms: the normalisations it has; the temporal stream has "norm1" alone.
         dropout: behind full6.
         first_gain: of the first layer's first weights: below 1 for pixels of 0 to 255.
-        after: build what lies behind this layer alone; None builds from the picture on.
-        until: the last layer that is built.
 
     Shape:
         input  [B, in_channels, T, crop, crop]
-        output [B, 2048, T, 1, 1], or the maps of `until`
+        output [B, 2048, T, 1, 1]
 
     >>> import torch
-    >>> tower = CnnM(20, norms=("norm1",), width=1 / 32, crop=64)
+    >>> tower = CnnM(20, modality="flow", width=1 / 32, crop=64)
     >>> tower(torch.zeros(2, 20, 1, 64, 64)).shape, tower(torch.zeros(2, 20, 1, 64, 64), until="conv5").shape
     (torch.Size([2, 64, 1, 1, 1]), torch.Size([2, 16, 1, 3, 3]))
     """
@@ -103,24 +101,23 @@ class CnnM(Tower):
         self,
         in_channels: int,
         *,
+        modality: str = "rgb",
         width: float = 1.0,
         crop: int = 224,
-        norms: tuple[str, ...] = ("norm1", "norm2"),
         dropout: float = 0.9,
         first_gain: float = 1.0,
-        after: str | None = None,
-        until: str = "full7",
     ) -> None:
-        rows = [row for row in CNN_M if not isinstance(row, Norm) or row.name in norms]
-        before = () if after is None else between(rows, until=after)
-        super().__init__(
-            between(rows, after=after, until=until),
-            in_channels,
-            side=side_after(before, crop),
-            width=width,
-            dropout=dropout,
-            first_gain=first_gain,
-        )
+        rows = rows_for("cnn_m", modality)
+        super().__init__(rows, in_channels, side=crop, width=width, dropout=dropout, first_gain=first_gain)
+
+
+def rows_for(tower: str, modality: str) -> tuple[Row, ...]:
+    """The table of a tower; the CNN-M of flow has no second normalisation (Fig. 1).
+
+    >>> [row.name for row in rows_for("cnn_m", "flow") if isinstance(row, Norm)]
+    ['norm1']
+    """
+    return tuple(row for row in TOWERS[tower] if modality == "rgb" or row.name != "norm2")
 
 
 def make_stream(
@@ -156,8 +153,7 @@ def make_stream(
 def _tower(backbone: str, channels: int, modality: str, *, width: float, crop: int, dropout: float) -> Tower:
     gain = FIRST_GAIN if modality == "rgb" else 1.0
     if backbone == "cnn_m":
-        norms = NORMS[modality]
-        return CnnM(channels, width=width, crop=crop, norms=norms, dropout=dropout, first_gain=gain)
+        return CnnM(channels, modality=modality, width=width, crop=crop, dropout=dropout, first_gain=gain)
     if backbone == "vgg_16":
         return Vgg16(channels, width=width, crop=crop, dropout=dropout, first_gain=gain)
     raise ConfigError(

@@ -8,7 +8,7 @@ Where to find the paper here:
 Shape letters: B clips, C channels, T frames, H height, W width; h, w are H, W inside the network.
 """
 
-from muybridge.models.alexnet import Conv, Drop, Full, Pool, Row, Tower, between, side_after
+from muybridge.models.alexnet import Conv, Drop, Full, Pool, Row, Tower
 
 
 def _conv(name: str, channels: int) -> Conv:
@@ -44,22 +44,20 @@ VGG_16: tuple[Row, ...] = (
 
 
 class Vgg16(Tower):
-    """VGG-16 up to full7, or a part of it, of each frame.
+    """VGG-16 up to full7, of each frame.
 
     `tower(x, until="conv5_3")` is ReLU5, and `tower(y, after="conv5_3")` goes on from there.
 
     Args:
-        in_channels: C of the input: 3, 2L of a stack of L flow fields, or of the maps behind `after`.
+        in_channels: C of the input: 3, or 2L of a stack of L flow fields.
         width: scales every channel count.
         crop: H and W of the picture, which full6 fixes.
         dropout: behind full6.
         first_gain: of the first layer's first weights: below 1 for pixels of 0 to 255.
-        after: build what lies behind this layer alone; None builds from the picture on.
-        until: the last layer that is built.
 
     Shape:
         input  [B, in_channels, T, crop, crop]
-        output [B, 4096, T, 1, 1], or the maps of `until`
+        output [B, 4096, T, 1, 1]
 
     >>> import torch
     >>> tower = Vgg16(3, width=1 / 64, crop=32)
@@ -75,15 +73,5 @@ class Vgg16(Tower):
         crop: int = 224,
         dropout: float = 0.5,
         first_gain: float = 1.0,
-        after: str | None = None,
-        until: str = "full7",
     ) -> None:
-        before = () if after is None else between(VGG_16, until=after)
-        super().__init__(
-            between(VGG_16, after=after, until=until),
-            in_channels,
-            side=side_after(before, crop),
-            width=width,
-            dropout=dropout,
-            first_gain=first_gain,
-        )
+        super().__init__(VGG_16, in_channels, side=crop, width=width, dropout=dropout, first_gain=first_gain)

@@ -66,7 +66,7 @@ class Job:
     @property
     def num_clips(self) -> int:
         """How many times to call `load`; where the protocol slides, the video is opened to learn it."""
-        if self.protocol.step is None:
+        if not self.protocol.slides:
             return self.protocol.clips
         try:
             with self._turn, self._reader() as reader:

@@ -189,7 +189,7 @@ def _jobs(
     cache: FrameCache | None,
     flow: FlowStore | None,
 ) -> list[Job]:
-    specs = specs or specs_of(model)
+    specs = protocol.seen(specs or specs_of(model))
     if len(specs) != len(model.modalities):
         raise ConfigError(
             f"{model.name} looks at {', '.join(model.modalities)}: give one spec for each, got {len(specs)}"

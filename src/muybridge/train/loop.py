@@ -24,7 +24,7 @@ from muybridge.models.contract import VideoModel
 from muybridge.train.checkpoint import Learner, Progress
 from muybridge.train.interrupt import Interrupt
 from muybridge.train.log import RunLog, Tally
-from muybridge.train.optim import first_bad_gradient, learning_rate, set_trainable, step_seed
+from muybridge.train.optim import first_bad_gradient, learning_rate, set_rate, set_trainable, step_seed
 
 __all__ = ["Session", "broken_text", "fit", "note_broken", "steps_per_epoch"]
 
@@ -165,7 +165,8 @@ def forward_backward(
 ) -> Tensor:
     """Adds the gradient of (sum of the clips' losses) / global_count.
 
-    A clip's loss is the weighted sum over its rows of logits: see `VideoModel.training_logits`.
+    A clip's loss is the weighted sum over its rows of logits: see `VideoModel.training_logits`. Where the
+    network has classifiers of several data sets, it is that of the clip's own: see `VideoModel.own_task`.
 
     Shape:
         output float32 [3]: sum of the losses, clips whose best score is on a true label, clips
@@ -176,10 +177,11 @@ def forward_backward(
         rows, row_weights = model.training_logits(*inputs)  # [B, R, K]
     rows, weights = rows.float(), torch.tensor(row_weights, device=device)
     of_rows = target.repeat_interleave(len(weights), dim=0)
-    losses = clip_losses(rows.flatten(0, 1), of_rows, config.loss, config.optim.label_smoothing)
+    own = model.own_task(rows.flatten(0, 1), of_rows)
+    losses = clip_losses(own, of_rows, config.loss, config.optim.label_smoothing)
     loss = (losses.view(-1, len(weights)) * weights).sum()
     torch.autograd.backward(loss / global_count)
-    best = (rows.detach() * weights[:, None]).sum(dim=1).argmax(dim=1)
+    best = (own.detach().view_as(rows) * weights[:, None]).sum(dim=1).argmax(dim=1)
     hits = best == target if target.ndim == 1 else target.gather(1, best[:, None]) > 0
     return torch.stack([loss.detach(), hits.sum().float(), torch.tensor(float(len(batch)), device=device)])
 
@@ -238,8 +240,7 @@ def apply_gradients(learner: Learner, norm: Tensor, *, lr: float, step: int, max
     """Clips, moves the weights and then their average, and drops the gradients."""
     if max_norm is not None:
         clip_grads_with_norm_(learner.model.parameters(), max_norm, norm)
-    for group in learner.optimizer.param_groups:
-        group["lr"] = lr
+    set_rate(learner.optimizer, lr)
     learner.optimizer.step()
     learner.optimizer.zero_grad(set_to_none=True)
     if learner.average is not None:

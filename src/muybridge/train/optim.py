@@ -3,8 +3,8 @@
 import copy
 import hashlib
 import math
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ __all__ = [
     "build_optimizer",
     "learning_rate",
     "parameter_groups",
+    "set_rate",
     "set_trainable",
     "step_seed",
 ]
@@ -44,13 +45,41 @@ def learning_rate(step: int, config: OptimConfig, *, steps_per_epoch: int, num_e
     return config.lr
 
 
-def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, object]]:
-    """Two groups: kernels and matrices decay; biases and the scales of norms, which are vectors, do not."""
-    parameters = list(parameters)
+def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
+    """Two groups for each factor of the rate, 1 first: of what decays and of what does not.
+
+    Kernels and matrices decay; biases and the scales of norms, which are vectors, do not. Parameters that
+    never train are left out.
+
+    Raises:
+        TrainingError: a factor of a part that is not there, or does not train.
+    """
+    trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
+    for prefix in config.lr_factors:
+        if not any(_inside(name, prefix) for name in trained):
+            who, known = getattr(model, "name", "") or type(model).__name__, _parts(trained)
+            raise TrainingError(
+                f"optim.lr_factors: {who} has no part '{prefix}' that trains; those that do are {known}"
+            )
+    factor_of = {name: _factor(name, config.lr_factors) for name in trained}
     return [
-        {"params": [one for one in parameters if one.ndim > 1], "weight_decay": weight_decay},
-        {"params": [one for one in parameters if one.ndim <= 1], "weight_decay": 0.0},
+        {
+            "params": [
+                one for name, one in trained.items() if factor_of[name] == factor and (one.ndim > 1) == decays
+            ],
+            "weight_decay": config.weight_decay if decays else 0.0,
+            "lr_factor": factor,
+        }
+        for factor in dict.fromkeys((1.0, *sorted(factor_of.values())))
+        for decays in (True, False)
     ]
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Gives each group its rate: `lr` times the factor of its part."""
+    for group in optimizer.param_groups:
+        # A state that was saved before there were factors has none.
+        group["lr"] = lr * group.get("lr_factor", 1.0)
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
@@ -59,8 +88,11 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     Parameters that never train are left out. All others belong, also while `set_trainable` rests them: an
     optimiser passes over a parameter that has no gradient. (torch's fused SGD does not take one that joins
     later, so SGD is not fused.)
+
+    Raises:
+        TrainingError: a factor of a part that is not there, or does not train.
     """
-    groups = parameter_groups((one for one in model.parameters() if one.requires_grad), config.weight_decay)
+    groups = parameter_groups(model, config)
     if config.kind == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True)
     nesterov = config.momentum > 0
@@ -155,6 +187,17 @@ def first_bad_gradient(model: nn.Module) -> BadGradient | None:
         if gradient is not None and (count := int((~gradient.isfinite()).sum())):
             return BadGradient(name, count, gradient.numel())
     return None
+
+
+def _factor(name: str, factors: Mapping[str, float]) -> float:
+    """Of the parts that a parameter is in, the factor of the innermost."""
+    fitting = [prefix for prefix in factors if _inside(name, prefix)]
+    return factors[max(fitting, key=len)] if fitting else 1.0
+
+
+def _parts(names: Iterable[str]) -> str:
+    """The outermost parts that parameters are in."""
+    return ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
 
 
 def _inside(name: str, prefix: str) -> bool:

@@ -32,10 +32,10 @@ def read_recipe(recipe: str, *, root: Path | str | None = None) -> TrainConfig:
 
     >>> read_recipe("weizmann", root="clips").data.root
     'clips'
-    >>> read_recipe("weizman")
+    >>> read_recipe("weizmn")
     Traceback (most recent call last):
         ...
-    muybridge.errors.ConfigError: there is no file weizman and no recipe of that name; did you mean 'weizmann'?
+    muybridge.errors.ConfigError: there is no file weizmn and no recipe of that name; did you mean 'weizmann'?
     """
     if recipe in recipe_names():
         with resources.as_file(resources.files("muybridge") / "recipes" / f"{recipe}.yaml") as path:

@@ -4,6 +4,7 @@ import copy
 import inspect
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -117,8 +118,9 @@ def build_network(
     if clip is not None:
         cubes = [spec.mean_cube for spec in started.specs or () if spec.mean_cube is not None]
         clip = with_cubes(clip, cubes)  # a configuration has their digests alone
-        for size in sizes_taken(config.model.name):
-            arguments.setdefault(size, getattr(clip[0], size))
+        arguments = {**sizes_taken(config.model.name, clip[0]), **arguments}
+    if arguments.get("tasks"):
+        arguments["tasks"] = _tasks(config, arguments["tasks"], labels)
     model = build(config.model.name, num_classes=len(labels), width=config.model.width, **arguments)
     specs = clip or model.default_specs
     _check_network(config, model, specs)
@@ -194,15 +196,28 @@ def read_init(weights: Path | str, name: str = "") -> Init:
         return Init(arguments=source.arguments, specs=source.specs(defaults))
     arguments = dict(card.arguments)
     width = float(arguments.pop("width", 1.0))
-    del arguments["num_classes"]
+    for of_head in ("num_classes", "tasks"):
+        arguments.pop(of_head, None)
     same = name in ("", card.model)
     return Init(model=card.model, width=width, arguments=arguments if same else {}, specs=card.specs)
 
 
-def sizes_taken(name: str) -> list[str]:
-    """The sizes of a clip that a network is built for, as the clip spec names them."""
+def sizes_taken(name: str, spec: ClipSpec) -> dict[str, int]:
+    """The sizes of a clip that a network is built for, by the names of its arguments.
+
+    What does not count segments counts as a frame what a segment holds: a picture, or a stack of flow.
+
+    >>> spec = ClipSpec(num_frames=1, num_segments=30)
+    >>> sizes_taken("tsn", spec), sizes_taken("short_snippets_lstm", spec)
+    ({'num_frames': 1, 'num_segments': 30}, {'num_frames': 30, 'crop': 224})
+    """
     parameters = inspect.signature(find(name).builder).parameters
-    return [size for size in ("num_frames", "num_segments", "crop") if size in parameters]
+    sizes = {
+        size: getattr(spec, size) for size in ("num_frames", "num_segments", "crop") if size in parameters
+    }
+    if "num_frames" in sizes and "num_segments" not in sizes and spec.num_segments > 1:
+        sizes["num_frames"] = spec.num_segments
+    return sizes
 
 
 def _with_segments(
@@ -214,6 +229,27 @@ def _with_segments(
         return specs
     count = arguments.get("num_segments", own.default)
     return tuple(spec.model_copy(update={"num_segments": count}) for spec in specs)
+
+
+def _tasks(config: TrainConfig, given: object, labels: tuple[str, ...]) -> dict[str, int]:
+    """The classes of each data set, in the order of the labels, which are "data set/class"."""
+    if config.loss != "cross_entropy" or config.optim.label_smoothing:
+        raise TrainingError(
+            "a network with tasks takes the cross entropy of each clip's own data set: set loss to "
+            "cross_entropy and optim.label_smoothing to 0"
+        )
+    if alone := next((label for label in labels if "/" not in label), None):
+        raise TrainingError(
+            f"a network with tasks learns from labels 'data set/class', and there is the label '{alone}': "
+            "put the name of its data set in front, or leave tasks out"
+        )
+    found = dict(Counter(label.partition("/")[0] for label in labels))
+    if found != given:
+        raise TrainingError(
+            f"model.arguments.tasks is {given}, and the labels of the training videos have {found}: "
+            "give the latter"
+        )
+    return found
 
 
 def bf16_share(model: VideoModel, dataset: ViewDataset, config: TrainConfig) -> float:

@@ -13,6 +13,7 @@ from accelerate.utils import gather_object
 
 from muybridge.config import ClipSpec, TrainConfig
 from muybridge.data.cache import FrameCache
+from muybridge.evaluate.tasks import in_own_task
 from muybridge.flow.source import FlowStore
 from muybridge.models.contract import VideoModel
 from muybridge.predict import Broken, run_views
@@ -124,7 +125,7 @@ def validate(
         if isinstance(result, Broken):
             broken.append((result.path, result.reason))
         elif truth:  # with several labels a video may also have none
-            probabilities = result.probabilities
+            probabilities = in_own_task(result, model, truth).probabilities
             hits += int(probabilities.argmax()) in truth
             loss += video_loss(probabilities, truth, each=protocol.aggregation == "sigmoid_mean")
             count += 1

@@ -8,8 +8,6 @@ its start, in one thread, frame by frame.
 Pixels are those of FFmpeg's swscale with its bilinear filter: the file's matrix (BT.601 where it names none)
 and range (full or limited) are respected, 10 bits are rounded to 8, alpha is dropped. What the container asks
 for is applied: rotation, mirroring and edit lists; but not the aspect ratio of pixels.
-
-Nothing but the file itself is ever opened: no playlists, no references to other files, no addresses.
 """
 
 import operator
@@ -17,36 +15,26 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from fractions import Fraction
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Self
 
 import av
 import cv2
 import numpy as np
 import numpy.typing as npt
-from av.buffer import Buffer
-from av.container import InputContainer
-from av.stream import Discard, Disposition
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
-from av.video.stream import VideoStream
 
 from muybridge.config import ResizeFilter
 from muybridge.errors import DecodeError, VideoError
 from muybridge.types import Clip, Size, UInt8Array, VideoInfo
+from muybridge.video.container import FileDecoder
 from muybridge.video.index import FrameIndex, Int64Array, Packet, Scan, StreamFacts, is_one_to_one
 from muybridge.video.orientation import Orientation
-from muybridge.video.seeking import FrameFinder, MisreadError, default_threads
-from muybridge.video.source import FileSource, Source, open_bytes, rereadable, source_name, unreadable
+from muybridge.video.seeking import FrameFinder, MisreadError, Use, default_threads
+from muybridge.video.source import Source, source_name
 
-# A frame of 8K video has half of this; a header that asks for more is damaged or an attack on the memory.
-MAX_PIXELS = 2**26
 DEFAULT_FPS = 25.0  # of arrays
-# Containers that hold their own frames; playlists (hls, dash, concat) and devices are left out.
-CONTAINERS = (
-    "mov,matroska,avi,gif,mpegts,mpeg,flv,asf,ogg,ivf,nut,mxf,rm,dv,wtv,swf,apng,yuv4mpegpipe,"
-    "mpegvideo,h263,h264,hevc,vvc,av1,obu,m4v,mjpeg,vc1,wav,mp3,flac"
-)
 
 
 def probe(source: Source) -> VideoInfo:
@@ -58,7 +46,7 @@ def probe(source: Source) -> VideoInfo:
     Raises:
         VideoError: as `VideoReader`.
     """
-    decoder = _ArrayDecoder(source, DEFAULT_FPS) if isinstance(source, np.ndarray) else _FileDecoder(source)
+    decoder = _ArrayDecoder(source, DEFAULT_FPS) if isinstance(source, np.ndarray) else FileDecoder(source)
     with closing(decoder):
         scan = decoder.scan()
         claim = scan.index()
@@ -128,11 +116,11 @@ class VideoReader:
 
     def __init__(self, source: Source, *, fps: float | None = None, threads: int | None = None) -> None:
         if isinstance(source, np.ndarray):
-            self._decoder: _ArrayDecoder | _FileDecoder = _ArrayDecoder(source, fps or DEFAULT_FPS)
+            self._decoder: _ArrayDecoder | FileDecoder = _ArrayDecoder(source, fps or DEFAULT_FPS)
         elif fps is not None:
             raise VideoError(f"{source_name(source)}: a file has its own rate; fps={fps} is for arrays")
         else:
-            self._decoder = _FileDecoder(source)
+            self._decoder = FileDecoder(source)
         with ExitStack() as stack:
             stack.callback(self._decoder.close)
             scan = self._decoder.scan()
@@ -329,8 +317,8 @@ class _ArrayDecoder:
     def seek(self, timestamp: int) -> None:
         self._next = timestamp
 
-    def frames(self, is_needless: Callable[[int | None], bool]) -> Iterator[VideoFrame]:
-        """The frames from here on."""
+    def frames(self, use: Callable[[int | None], Use]) -> Iterator[VideoFrame]:
+        """The frames from here on, all of them: arrays cost nothing to decode."""
         while self._next < len(self._frames):
             frame = VideoFrame.from_ndarray(np.ascontiguousarray(self._frames[self._next]), format="rgb24")
             frame.pts = self._next
@@ -352,156 +340,3 @@ class _ArrayDecoder:
 
     def close(self) -> None:
         """Nothing is open."""
-
-
-class _FileDecoder:
-    """One container, open at some place, and the decoder of its video stream."""
-
-    def __init__(self, source: FileSource) -> None:
-        self.name = source_name(source)
-        self.num_decoded = 0
-        self._source = rereadable(source)
-        self._closing = ExitStack()
-        self.open(1)
-
-    def open(self, threads: int) -> None:
-        """Opens the container at its start, with so many decoder threads."""
-        self.close()
-        with ExitStack() as stack:
-            file = open_bytes(self._source, stack)
-            self._container = _open_container(file, self.name)
-            stack.callback(self._container.close)
-            self._stream = _video_stream(self._container, self.name)
-            self._closing = stack.pop_all()
-        self.threads = threads
-        self._stream.thread_type = "AUTO" if threads > 1 else "NONE"
-        self._stream.thread_count = threads
-        self._stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-
-    def close(self) -> None:
-        self._closing.close()
-
-    def seek(self, timestamp: int) -> None:
-        """Goes to the key frame at or before a timestamp, by the container's table."""
-        try:
-            self._container.seek(timestamp, stream=self._stream)
-        except av.FFmpegError:
-            self.open(self.threads)  # no table: the start is before every key
-
-    def frames(self, is_needless: Callable[[int | None], bool]) -> Iterator[VideoFrame]:
-        """Decodes on from here, up to the end or to the first packet that does not decode.
-
-        A packet for which `is_needless` holds may be left out.
-        """
-        context = self._stream.codec_context
-        try:
-            for packet in self._container.demux(self._stream):
-                context.skip_frame = "NONREF" if is_needless(packet.pts) else "DEFAULT"
-                if packet.size or _is_flush(packet):  # Theora has empty ones; to decoders they mean the end
-                    for frame in packet.decode():
-                        self.num_decoded += 1
-                        yield frame
-        except OSError as error:
-            raise unreadable(self.name, error) from error
-        except av.FFmpegError:
-            return
-
-    def scan(self) -> Scan:
-        """Reads all packets, and decodes up to the first frame."""
-        packets: list[Packet] = []
-        first: VideoFrame | None = None
-        is_vp8 = self._stream.codec_context.name == "vp8"
-        try:
-            for packet in self._container.demux(self._stream):
-                if packet.size:
-                    packets.append(_packet(packet, is_vp8=is_vp8))
-                if first is None and (packet.size or _is_flush(packet)):
-                    first = next(iter(packet.decode()), None)
-        except OSError as error:
-            raise unreadable(self.name, error) from error
-        except av.FFmpegError:  # what comes after is lost: decoding will count
-            packets = [packet._replace(is_corrupt=True) for packet in packets]
-        if first is None:
-            raise DecodeError(
-                f"{self.name}: not one of its frames decodes, or they have more than {MAX_PIXELS} pixels; "
-                "get it anew or drop it"
-            )
-        self.num_decoded += 1
-        return Scan(
-            path=self.name,
-            packets=packets,
-            facts=self._facts(),
-            orientation=_orientation(first),
-            stored_size=Size(first.height, first.width),
-            pixel_format=first.format.name,
-            has_audio=len(self._container.streams.audio) > 0,
-        )
-
-    def _facts(self) -> StreamFacts:
-        context = self._stream.codec_context
-        time_base = self._stream.time_base
-        assert time_base is not None  # FFmpeg always sets it
-        container = self._container.format.name
-        stated = self._stream.average_rate or self._stream.guessed_rate
-        return StreamFacts(
-            container=container,
-            codec=context.codec.canonical_name,
-            time_base=time_base,
-            rate=1 / time_base if container == "avi" else stated,  # a tick of AVI is a frame
-            is_interlaced=context.field_order > 1,  # 0 is unknown, 1 progressive
-            reorder_frames=int(context.has_b_frames),
-        )
-
-
-def _open_container(file: BinaryIO, name: str) -> InputContainer:
-    # A file object, never a name: FFmpeg would take "a:b.mp4" for an address.
-    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none", "max_pixels": str(MAX_PIXELS)}
-    try:
-        return av.open(file, "r", options=options, metadata_errors="replace")
-    except OSError as error:
-        raise unreadable(name, error) from error
-    except av.FFmpegError:
-        raise VideoError(
-            f"{name} is not a video: its bytes are no container that FFmpeg reads (playlists are refused)"
-        ) from None
-
-
-def _video_stream(container: InputContainer, name: str) -> VideoStream:
-    """The first video stream that is not a cover picture; nothing of the others is read."""
-    videos = [
-        stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic
-    ]
-    if not videos:
-        kinds = ", ".join(stream.type for stream in container.streams) or "nothing"
-        raise VideoError(f"{name} has no video stream (it holds {kinds}): name another file")
-    stream = videos[0]
-    if stream.codec_context is None:
-        raise VideoError(f"{name}: FFmpeg has no decoder for its video; convert it to h264")
-    for other in container.streams:
-        if other is not stream:
-            other.discard = Discard.all
-    return stream
-
-
-def _packet(packet: "av.Packet[VideoStream]", *, is_vp8: bool) -> Packet:
-    return Packet(
-        pts=packet.pts,
-        duration=packet.duration or 0,
-        num_bytes=packet.size,
-        is_key=packet.is_keyframe,
-        is_discard=packet.is_discard,
-        is_hidden=is_vp8 and not memoryview(packet)[0] & 0x10,  # show_frame, RFC 6386 section 9.1
-        is_corrupt=packet.is_corrupt,
-    )
-
-
-def _is_flush(packet: "av.Packet[VideoStream]") -> bool:
-    """PyAV's own last packet, which brings out the frames that the decoder still holds."""
-    return not packet.size and packet.pts is None and packet.dts is None
-
-
-def _orientation(frame: VideoFrame) -> Orientation:
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if not isinstance(matrix, Buffer):
-        return Orientation()
-    return Orientation.from_matrix(np.frombuffer(bytes(matrix), np.int32).tolist())

@@ -222,19 +222,28 @@ class FrameIndex:
         """The last key, as a place in `keys`, from which `frame` can be decoded; -1 if there is none."""
         return int(np.searchsorted(self.keys, frame, side="right")) - 1
 
-    def longest_run(self, wanted: Int64Array) -> int:
-        """How many frames at most are decoded in one go to get these (rising)."""
+    def runs(self, wanted: Int64Array) -> list[Int64Array]:
+        """These frames (rising), parted where a seek pays: within a part, decoding goes on."""
         if not self.can_seek:
-            return int(wanted[-1]) + 1
-        starts = self.keys[np.maximum(np.searchsorted(self.keys, wanted, side="right") - 1, 0)]
-        seeks = np.flatnonzero(starts[1:] - wanted[:-1] - 1 > SEEK_COST_FRAMES) + 1
-        firsts = starts[np.concatenate(([0], seeks))]
-        lasts = wanted[np.concatenate((seeks - 1, [-1]))]
-        return int(np.max(lasts - firsts)) + 1
+            return [wanted]
+        saved = self._starts(wanted)[1:] - wanted[:-1] - 1
+        return np.split(wanted, np.flatnonzero(saved > SEEK_COST_FRAMES) + 1)
+
+    def mean_run(self, runs: Sequence[Int64Array]) -> float:
+        """How many frames are decoded in one go, on average, to get the frames of `runs`."""
+        first = self._starts(np.array([run[0] for run in runs]))
+        last = np.array([run[-1] for run in runs])
+        return float(np.mean(last - first + 1))
+
+    def _starts(self, wanted: Int64Array) -> Int64Array:
+        """Where decoding starts, after a seek, for each of these frames. Without keys: at the first frame."""
+        if not self.can_seek:
+            return np.zeros_like(wanted)
+        return self.keys[np.maximum(np.searchsorted(self.keys, wanted, side="right") - 1, 0)]
 
     def seek_pays(self, position: int, target: int) -> bool:
         """Whether to seek to `target`, rather than decode on from `position`."""
-        if target - position <= SEEK_COST_FRAMES:
+        if target - position <= SEEK_COST_FRAMES:  # no key can be further: spares most calls the search
             return False
         key = self.key_before(target)
         return key >= 0 and int(self.keys[key]) - position > SEEK_COST_FRAMES

@@ -7,19 +7,29 @@ file is decoded from its start, in one thread, and what that yields is the law.
 import multiprocessing
 import os
 from collections.abc import Callable, Collection, Iterator
+from enum import Enum, auto
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
 from muybridge.errors import DecodeError
-from muybridge.video.index import FrameIndex, Int64Array, StreamFacts
+from muybridge.video.index import REORDERING, FrameIndex, Int64Array, StreamFacts
 
-# Frame threads cost a few frames' time at each start: below this many frames in one go, one is faster.
+# Frame threads cost a few frames' time at each start: below this many frames in one go, on average, one
+# thread is faster.
 MIN_THREADED_FRAMES = 48
 # Decoders that can leave out frames which no other frame needs. (HEVC's mark means something weaker.)
 CAN_LEAVE_OUT = ("h264",)
 NO_PTS = -(2**63)  # below every timestamp
 MAX_THREADS = 9
+
+
+class Use(Enum):
+    """What a packet is good for."""
+
+    DECODE = auto()
+    LEAVE_OUT = auto()  # its frame is not wanted; it need not be decoded if no other needs it
+    DECODE_AND_STOP = auto()  # with it the decoder has all that it needs for the frames wanted
 
 
 def default_threads() -> int:
@@ -61,8 +71,12 @@ class Decoder(Protocol[F_co]):
     def seek(self, timestamp: int) -> None:
         """Goes to the key frame at or before a timestamp, as well as the container knows."""
 
-    def frames(self, is_needless: Callable[[int | None], bool]) -> Iterator[F_co]:
-        """Decodes on from here, up to the end or to the first packet that does not decode."""
+    def frames(self, use: Callable[[int | None], Use]) -> Iterator[F_co]:
+        """Decodes on from here, up to the end or to the first packet that does not decode.
+
+        `use` is told the timestamp of each packet, in their order. After the one at which to stop, the
+        decoder gives out what it holds, and no packet is read.
+        """
 
 
 class MisreadError(Exception):
@@ -99,6 +113,8 @@ class FrameFinder(Generic[F]):
         self._position: int | None = None  # the next frame that the iterator yields; None: it is nowhere
         self._wanted_pts: Collection[int] = ()
         self._last_wanted_pts = NO_PTS
+        self._run_pts: dict[int, list[int]] = {}  # by a run's first frame: all its timestamps
+        self._awaited: set[int] = set()  # of the run that is being read: those whose packets are to come
         self.index = claim if claim is not None and trusted else self._counted(claim)
 
     def recount(self) -> None:
@@ -108,13 +124,17 @@ class FrameFinder(Generic[F]):
 
     def prepare(self, wanted: Int64Array) -> None:
         """Plans the reading of these frames (rising): how many threads, and what need not be decoded."""
+        runs = self.index.runs(wanted)
         can_leave_out = self.index.can_seek and self._facts.codec in CAN_LEAVE_OUT
         self._wanted_pts = frozenset(self.index.pts[wanted].tolist()) if can_leave_out else ()
         self._last_wanted_pts = max(self._wanted_pts, default=NO_PTS)
+        # After the last run the next read may go on; after the others, what the decoder reads ahead is lost.
+        can_stop = self._facts.codec in REORDERING
+        self._run_pts = {int(run[0]): self.index.pts[run].tolist() for run in runs[:-1] if can_stop}
         if self._is_ahead(int(wanted[0])):
             return  # goes on from the read before: another number of threads would start anew
         # Without keys the index is what one thread has found; more might patch damage in another way.
-        is_long = self.index.can_seek and self.index.longest_run(wanted) >= MIN_THREADED_FRAMES
+        is_long = self.index.can_seek and self.index.mean_run(runs) >= MIN_THREADED_FRAMES
         threads = self._max_threads if is_long else 1
         if threads != self._decoder.threads:
             self._decoder.open(threads)
@@ -134,6 +154,7 @@ class FrameFinder(Generic[F]):
         for start in (key, key - 1, None):
             if start is None or start >= 0:
                 self._start_at(start)
+                self._awaited = set(self._run_pts.get(target, ()))
                 found = self._advance(target)
                 if found is not None:
                     return found
@@ -150,12 +171,18 @@ class FrameFinder(Generic[F]):
             self._decoder.open(self._decoder.threads)
         else:
             self._decoder.seek(int(self.index.key_seeks[key]))
-        self._iterator = self._decoder.frames(self._is_needless)
+        self._iterator = self._decoder.frames(self._use)
         self._position = 0 if key is None else int(self.index.keys[key])
 
-    def _is_needless(self, pts: int | None) -> bool:
-        """Whether a frame may be left out: it lies between those wanted. Later ones are for the next read."""
-        return pts is not None and pts < self._last_wanted_pts and pts not in self._wanted_pts
+    def _use(self, pts: int | None) -> Use:
+        """What to do with a packet. Frames after the last one wanted are decoded: for the next read."""
+        if pts is None:
+            return Use.DECODE
+        if pts in self._awaited:
+            self._awaited.remove(pts)
+            return Use.DECODE if self._awaited else Use.DECODE_AND_STOP
+        is_needless = pts < self._last_wanted_pts and pts not in self._wanted_pts
+        return Use.LEAVE_OUT if is_needless else Use.DECODE
 
     def _advance(self, target: int) -> F | None:
         """Decodes on to a frame; None if it does not come, or comes damaged where it need not be."""
@@ -176,7 +203,7 @@ class FrameFinder(Generic[F]):
         self._decoder.open(1)
         pts: list[int | None] = []
         last_duration = 0
-        for frame in self._decoder.frames(lambda pts: False):
+        for frame in self._decoder.frames(lambda pts: Use.DECODE):
             pts.append(frame.pts)
             last_duration = frame.duration
         if not pts:

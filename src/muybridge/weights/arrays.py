@@ -6,10 +6,13 @@ after their count has been checked.
 """
 
 import io
+import lzma
 import math
 import pickle
 import pickletools
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +26,12 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 MAX_BYTES = 2 << 30  # of all arrays of a file; the largest public ones have about 700 MB
 ADVICE = "Save its arrays with numpy.savez or its state dict with torch.save, and try that."
 NDARRAY = "numpy.ndarray"  # stands for the class where a pickle names it
+# What reading damaged or odd .npz files raises. A RuntimeError is a method of compression or a version not
+# known, or a password; a TokenError a damaged header of an array.
+NPZ_FAULTS = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError),
+    *(RuntimeError, EOFError, OSError, ValueError),
+)
 
 
 def read_pickle(path: Path) -> Arrays:
@@ -65,7 +74,7 @@ def read_npz(path: Path) -> Arrays:
                 member.filename.removesuffix(".npy"): _read_npy(archive, member)
                 for member in archive.infolist()
             }
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError) as error:
+    except NPZ_FAULTS as error:
         raise WeightsError(f"{path} is not a whole .npz file of arrays: {error}. {ADVICE}") from None
 
 
@@ -74,7 +83,7 @@ def is_npz(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError):
+    except NPZ_FAULTS:
         return False
     return bool(names) and all(name.endswith(".npy") for name in names)
 

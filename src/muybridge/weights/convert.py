@@ -9,9 +9,9 @@ from torch import Tensor
 
 from muybridge.errors import WeightsError
 from muybridge.models.contract import VideoModel
-from muybridge.weights.formats import FORMATS, Converted, StateDict, recognise
+from muybridge.weights.formats import FORMATS, Converted, recognise
 
-__all__ = ["Converted", "LoadReport", "StateDict", "convert", "listed", "mismatches"]
+__all__ = ["Converted", "LoadReport", "convert", "listed", "mismatches"]
 
 MAX_LISTED = 6
 OURS = ("head.fc.", "head.rgb.fc.", "stages.", "slow.stages.")  # open the names of tensors of ours
@@ -114,6 +114,7 @@ REFUSED: dict[str, Callable[[Mapping[str, Tensor]], bool]] = {
     "mmaction2's R(2+1)D: its shortcuts are factored too, and a max pooling is behind its stem": _has(
         ".conv_s."
     ),
+    "TSM: it moves channels from frame to frame": _has(".conv.net."),
     "X3D, CSN or another depthwise network": _has(".norm_b.1.block."),
     "a vision transformer": _has("pos_embed"),
     "a detector of AVA": _has("detection_head."),

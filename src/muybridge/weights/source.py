@@ -98,7 +98,8 @@ def open_weights(weights: Path | str, network: str, *, format: str = "auto") -> 
     if entry.takes_images and format == "auto":
         found = Converted(format="a 2D network", tensors=tensors_in(read_tensors(path)))
         return Source(path=path, network=network, found=found)
-    return Source(path=path, network=network, found=convert(read_tensors(path), format=format), public=public)
+    found = convert(read_tensors(path), format=format).named_for(network)
+    return Source(path=path, network=network, found=found, public=public)
 
 
 def locate(weights: Path | str, network: str) -> tuple[Path, PublicCheckpoint | None]:

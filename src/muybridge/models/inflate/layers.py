@@ -6,6 +6,7 @@ and N // 2 behind, so that T frames become ceil(T / s), whatever N.
 Shape letters: B clips, C input channels, O output channels, T frames, H height, W width.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muybridge.models.blocks import Size3
+from muybridge.models.inception import same_padding
 
 TimePadding = Literal["zero", "replicate"]
 FilterInit = Literal["mean", "centre"]
@@ -74,15 +76,15 @@ def extend_time(x: Tensor, kernel: int, padding: TimePadding) -> Tensor:
     return torch.cat([x[:, :, :1]] * before + [x] + [x[:, :, -1:]] * behind, dim=2)
 
 
-def frame_by_frame(layer: nn.Module, x: Tensor) -> Tensor:
-    """A 2D layer on each frame. In channels-last memory nothing is copied.
+def frame_by_frame(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A 2D layer or function on each frame. In channels-last memory nothing is copied.
 
     Shape:
         x      [B, C, T, H, W]
         output [B, O, T, H', W']
     """
     frames = x.transpose(1, 2)
-    y: Tensor = layer(frames.flatten(0, 1))
+    y = layer(frames.flatten(0, 1))
     return y.view(*frames.shape[:2], *y.shape[1:]).transpose(1, 2)
 
 
@@ -93,9 +95,7 @@ def interpolate_frames(x: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
         x      [B, C, T, H, W]
         output [B, C, T, H', W']
     """
-    frames = x.transpose(1, 2)
-    y = F.interpolate(frames.flatten(0, 1), *arguments, **keywords)
-    return y.view(*frames.shape[:2], *y.shape[1:]).transpose(1, 2)
+    return frame_by_frame(lambda frames: F.interpolate(frames, *arguments, **keywords), x)
 
 
 class InflatedConv3d(nn.Conv3d):
@@ -151,7 +151,7 @@ class InflatedConv3d(nn.Conv3d):
         if kernel_t == 1:
             x, pad = self._pad_space(input[:, :, ::stride_t])
             return self._frame_by_frame(x, pad, self.weight.squeeze(2), self.bias)
-        # Depthwise, the backward pass of the 3D kernel takes up to five times as long as those of its parts.
+        # Depthwise, the backward pass of the 3D kernel is slower on a CPU than those of its parts.
         if self.groups == self.in_channels and torch.is_grad_enabled() and self.weight.requires_grad:
             return self._tap_by_tap(input)
         x, pad = self._pad_space(extend_time(input, kernel_t, self.time_padding))
@@ -169,7 +169,7 @@ class InflatedConv3d(nn.Conv3d):
         ends = self.space_padding
         if ends == "tf_same":
             sizes = zip(x.shape[3:], spans, self.stride[1:], strict=True)
-            height, width = (_same(size, span, stride) for size, span, stride in sizes)
+            height, width = (same_padding(size, span, stride) for size, span, stride in sizes)
             ends = (height, width)
         left = [
             before if before == behind and size >= span else 0
@@ -195,10 +195,10 @@ class InflatedConv3d(nn.Conv3d):
     def _frame_by_frame(
         self, x: Tensor, pad: tuple[int, int], weight: Tensor, bias: Tensor | None = None
     ) -> Tensor:
-        frames = x.transpose(1, 2)  # [B, T, C, H, W]
         stride, dilation = self.stride[1:], self.dilation[1:]
-        y = F.conv2d(frames.flatten(0, 1), weight, bias, stride, pad, dilation, self.groups)
-        return y.view(*frames.shape[:2], *y.shape[1:]).transpose(1, 2)
+        return frame_by_frame(
+            lambda frames: F.conv2d(frames, weight, bias, stride, pad, dilation, self.groups), x
+        )
 
     def _pixel_by_pixel(self, x: Tensor) -> Tensor:
         stride = (self.stride[0], 1)
@@ -308,13 +308,3 @@ class BatchNormAct3d(nn.BatchNorm3d):
     def forward(self, input: Tensor) -> Tensor:
         y: Tensor = self.act(self.drop(super().forward(input)))
         return y
-
-
-def _same(size: int, span: int, stride: int) -> Ends:
-    """TensorFlow's SAME: ceil(size / stride) places; of an odd number of zeros the one more is behind.
-
-    >>> _same(224, 7, 2), _same(79, 7, 2), _same(8, 1, 2)
-    ((2, 3), (3, 3), (0, 0))
-    """
-    total = max((-(-size // stride) - 1) * stride + span - size, 0)
-    return total // 2, total - total // 2

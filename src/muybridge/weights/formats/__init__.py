@@ -2,10 +2,19 @@
 
 from collections.abc import Collection
 
-from muybridge.weights.formats import caffe, inception, mmaction2, pyslowfast, pytorchvideo, torchvision
-from muybridge.weights.formats.naming import Checked, Converted, Format, StateDict
+from muybridge.weights.formats import (
+    caffe,
+    inception,
+    mmaction2,
+    pyslowfast,
+    pytorchvideo,
+    torchvision,
+    tsn_pytorch,
+    vmz,
+)
+from muybridge.weights.formats.naming import Converted, Format, StateDict
 
-__all__ = ["FORMATS", "Checked", "Converted", "Format", "StateDict", "recognise"]
+__all__ = ["FORMATS", "Converted", "Format", "StateDict", "recognise"]
 
 FORMATS = {
     one.name: one
@@ -18,8 +27,9 @@ FORMATS = {
         inception.PIERGIAJ_FORMAT,
         inception.HASSONY2_FORMAT,
         inception.TENSORFLOW_FORMAT,
-        caffe.C3D_FORMAT,
-        caffe.VMZ_FORMAT,
+        tsn_pytorch.FORMAT,
+        caffe.FORMAT,
+        vmz.FORMAT,
     )
 }
 

@@ -1,134 +1,91 @@
-"""C3D of Caffe, from an .npz of its blobs; and VMZ's R(2+1)D of Caffe2.
+"""Networks of Caffe, from an .npz of their blobs: C3D, and CNN-M-2048, the network of both streams.
 
-C3D: of each layer, conv1a .. conv5b and fc6-1 .. fc8-1, the blob layer/0 is the weight, layer/1 the bias.
-VMZ: comp_i counts the blocks of the whole network, from 0.
+Of each layer the blob layer/0 is the weight, layer/1 the bias. C3D has conv1a .. conv5b and fc6-1 .. fc8-1,
+CNN-M (VGG_CNN_M_2048) conv1 .. conv5 and fc6 .. fc8; fine-tuned ones may call the last otherwise.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor
 
-from muybridge.errors import WeightsError
-from muybridge.models.r2plus1d import DEPTHS
-from muybridge.weights.formats.naming import Converted, Format, StateDict, put
-from muybridge.weights.formats.pyslowfast import LEAF, NOT_WEIGHTS
+from muybridge.weights.formats.frames import snippet_of, with_frame_axis
+from muybridge.weights.formats.naming import Converted, Format, Rule, StateDict, put
 
-C3D_LAYER = re.compile(r"(conv[1-5][ab]|fc[678])(?:-1)?/([01])")
+C3D = (
+    Rule(r"(?P<x>conv[1-5][ab]|fc[67])(?:-1)?", "{x}"),
+    Rule(r"fc8(?:-1)?", "head.fc"),
+)
+CNN_M = (
+    Rule(r"(?P<x>conv[1-5])", "tower.{x}"),
+    Rule(r"fc(?P<x>[67])", "tower.full{x}"),
+    Rule(r"fc8(?:[-_]\w+)?", "head.fc"),
+)
+LEAF = {"0": "weight", "1": "bias"}
 CUBE_NOTE = "its authors subtract a mean cube before the crop; until one is given, 128 is subtracted"
-C3D_LEAF = {"0": "weight", "1": "bias"}
-
-# What is in a block of VMZ; x is the convolution, 1 or 2.
-VMZ_BLOCK = {
-    r"comp_(\d+)_conv_([12])_middle": "conv_{x}.spatial",
-    r"comp_(\d+)_spatbn_([12])_middle": "conv_{x}.mid_bn",
-    r"comp_(\d+)_conv_([12])": "conv_{x}.temporal",
-    r"comp_(\d+)_spatbn_([12])": "bn_{x}",
-    r"shortcut_projection_(\d+)()": "shortcut.conv",
-    r"shortcut_projection_(\d+)_spatbn()": "shortcut.bn",
-}
-VMZ_STEM = {
-    "conv1_middle": "stem.conv.spatial",
-    "conv1_middle_spatbn_relu": "stem.conv.mid_bn",
-    "conv1": "stem.conv.temporal",
-    "conv1_spatbn_relu": "stem.bn",
-}
+IMAGE_NOTE = "its authors subtract a mean image; here it is the mean of each colour"
+NORM_NOTE = (
+    "the temporal stream here has one normalisation, behind conv1; a file does not say how many its has"
+)
 
 
-def _recognises_c3d(names: Collection[str]) -> bool:
-    return "conv1a/0" in names
+def _recognises(names: Collection[str]) -> bool:
+    return "conv1a/0" in names or _is_cnn_m(names)
+
+
+def _is_cnn_m(names: Collection[str]) -> bool:
+    return "conv1/0" in names and "conv5/0" in names and "fc6/0" in names
+
+
+def _convert(state: Mapping[str, Tensor]) -> Converted:
+    return _convert_cnn_m(state) if _is_cnn_m(state) else _convert_c3d(state)
 
 
 def _convert_c3d(state: Mapping[str, Tensor]) -> Converted:
-    tensors: StateDict = {}
-    adapted = []
-    for key, value in state.items():
-        match = C3D_LAYER.fullmatch(key)
-        if not match:
-            put(tensors, key, value, old=key)
-            continue
-        layer, leaf = match[1].replace("fc8", "head.fc"), C3D_LEAF[match[2]]
-        axes = 1 if leaf == "bias" else 2 if "fc" in layer else 5
-        if value.ndim != axes:  # Caffe's blobs have axes of length 1 before the others
-            value = value.reshape(value.shape[value.ndim - axes :])
-            adapted.append(f"{layer}.{leaf}")
-        put(tensors, f"{layer}.{leaf}", value, old=key)
+    tensors, adapted = _from_blobs(state, C3D, conv_axes=5)
     return Converted(
         format="C3D of Caffe",
         tensors=tensors,
         arguments={"pool5": "ceil"},
-        adapted=tuple(adapted),
+        adapted=adapted,
         notes=(CUBE_NOTE,),
     )
 
 
-def _recognises_vmz(names: Collection[str]) -> bool:
-    return "conv1_middle_w" in names and "comp_0_conv_1_middle_w" in names
-
-
-def _convert_vmz(state: Mapping[str, Tensor]) -> Converted:
-    dropped = tuple(name for name in state if NOT_WEIGHTS.fullmatch(name))
-    stage_of = _stages({name for name in state if name not in dropped})
-    tensors: StateDict = {}
-    adapted = []
-    for key, value in state.items():
-        if key in dropped:
-            continue
-        name = _vmz_name(key, stage_of)
-        if name == "head.fc.weight" and value.ndim > 2:
-            value = value.flatten(1)
-            adapted.append(name)
-        put(tensors, name, value, old=key)
+def _convert_cnn_m(state: Mapping[str, Tensor]) -> Converted:
+    tensors, adapted = _from_blobs(state, CNN_M, conv_axes=4)
+    snippet = snippet_of(tensors["tower.conv1.weight"])
     return Converted(
-        format="VMZ (Caffe2)",
+        format="CNN-M of Caffe",
         tensors=tensors,
-        arguments={"bn_eps": 1e-3},
-        adapted=tuple(adapted),
-        dropped=dropped,
+        arguments={"backbone": "cnn_m", **snippet.arguments},
+        adapted=adapted + with_frame_axis(tensors),
+        notes=(IMAGE_NOTE,) if snippet.modality == "rgb" else (NORM_NOTE,),
     )
 
 
-def _vmz_name(key: str, stage_of: list[tuple[int, int]]) -> str:
-    place, _, leaf = key.rpartition("_")
-    if leaf not in LEAF:
-        return key
-    if place in VMZ_STEM:
-        return f"{VMZ_STEM[place]}.{LEAF[leaf]}"
-    if re.fullmatch(r"last_out_L\d+", place):
-        return f"head.fc.{LEAF[leaf]}"
-    for pattern, slot in VMZ_BLOCK.items():
-        if match := re.fullmatch(pattern, place):
-            stage, index = stage_of[int(match[1])]
-            letter = {"1": "a", "2": "b", "": ""}[match[2]]
-            return f"stages.{stage}.{index}.{slot.format(x=letter)}.{LEAF[leaf]}"
-    return key
+def _from_blobs(
+    state: Mapping[str, Tensor], rules: Sequence[Rule], *, conv_axes: int
+) -> tuple[StateDict, tuple[str, ...]]:
+    """The blobs by our names, and the names of those that lost axes.
 
-
-def _stages(names: Collection[str]) -> list[tuple[int, int]]:
-    """Of each block its stage and its place in it, by how many blocks there are.
-
-    Raises:
-        WeightsError: no network here has so many.
+    Old files have four axes and more for all: the first are of length 1.
     """
-    count = 1 + max(int(match[1]) for name in names if (match := re.match(r"comp_(\d+)_", name)))
-    depth = next((blocks for blocks in DEPTHS.values() if sum(blocks) == count), None)
-    if depth is None:
-        known = ", ".join(f"{sum(blocks)} ({layers} layers)" for layers, blocks in DEPTHS.items())
-        raise WeightsError(f"the file has {count} residual blocks; networks here have {known}")
-    return [(stage, index) for stage, blocks in enumerate(depth) for index in range(blocks)]
+    tensors: StateDict = {}
+    adapted = []
+    for key, value in state.items():
+        layer, _, index = key.rpartition("/")
+        place = next((new for rule in rules if (new := rule.apply(layer)) is not None), None)
+        if place is None or index not in LEAF:
+            put(tensors, key, value, old=key)
+            continue
+        name = f"{place}.{LEAF[index]}"
+        axes = 1 if index == "1" else conv_axes if re.search(r"conv\w+$", place) else 2
+        if value.ndim > axes and not set(value.shape[: value.ndim - axes]) - {1}:
+            value = value.flatten(0, value.ndim - axes)
+            adapted.append(name)
+        put(tensors, name, value, old=key)
+    return tensors, tuple(adapted)
 
 
-C3D_FORMAT = Format(
-    name="caffe",
-    networks="`c3d`",
-    checked="keys and shapes only",
-    recognises=_recognises_c3d,
-    convert=_convert_c3d,
-)
-VMZ_FORMAT = Format(
-    name="vmz",
-    networks="`r2plus1d_18`, `r2plus1d_34`",
-    checked="keys and shapes only",
-    recognises=_recognises_vmz,
-    convert=_convert_vmz,
-)
+FORMAT = Format("caffe", _recognises, _convert)

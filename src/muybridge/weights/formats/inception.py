@@ -114,25 +114,6 @@ def _recognises_tensorflow(names: Collection[str]) -> bool:
     return any(re.fullmatch(r"(.*/)?Conv3d_1a_7x7/conv_3d/w(:0)?", name) for name in names)
 
 
-NETWORKS = "`i3d_rgb`, `i3d_flow`"
-PIERGIAJ_FORMAT = Format(
-    name="piergiaj",
-    networks=NETWORKS,
-    checked="keys and shapes only",
-    recognises=_recognises_piergiaj,
-    convert=_convert_piergiaj,
-)
-HASSONY2_FORMAT = Format(
-    name="hassony2",
-    networks=NETWORKS,
-    checked="keys and shapes only",
-    recognises=_recognises_hassony2,
-    convert=_convert_hassony2,
-)
-TENSORFLOW_FORMAT = Format(
-    name="tensorflow",
-    networks=NETWORKS,
-    checked="keys and shapes only",
-    recognises=_recognises_tensorflow,
-    convert=_convert_tensorflow,
-)
+PIERGIAJ_FORMAT = Format("piergiaj", _recognises_piergiaj, _convert_piergiaj)
+HASSONY2_FORMAT = Format("hassony2", _recognises_hassony2, _convert_hassony2)
+TENSORFLOW_FORMAT = Format("tensorflow", _recognises_tensorflow, _convert_tensorflow)

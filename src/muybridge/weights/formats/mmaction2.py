@@ -1,4 +1,4 @@
-"""mmaction2 1.x: C3D, I3D ResNets with or without non-local blocks, SlowOnly, SlowFast.
+"""mmaction2 1.x: C3D, I3D ResNets with or without non-local blocks, SlowOnly, SlowFast, TSN of ResNets.
 
 A ConvModule is (conv, bn). Stages are layer1 .. layer4, bottlenecks conv1 .. conv3. Non-local convolutions
 that a pooling follows have an index 0.
@@ -6,10 +6,14 @@ that a pooling follows have an index 0.
 
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from muybridge.errors import WeightsError
+from muybridge.models.tsn_backbones import RESNETS
+from muybridge.weights.formats.frames import Snippet, snippet_of, with_frame_axis
 from muybridge.weights.formats.naming import Converted, Format, Rule, StateDict, renamed
 
 PATH = {"": "", "slow_path.": "slow.", "fast_path.": "fast."}
@@ -44,6 +48,10 @@ C3D = (
     Rule(r"(?:backbone\.)?(?P<x>fc[67])", "{x}"),
     Rule(r"cls_head\.fc_cls", "head.fc"),
 )
+# Networks of frames: the same trunk, as the backbone of TSN.
+TSN = tuple(
+    rule if rule.name.startswith("head.") else replace(rule, name=f"backbone.{rule.name}") for rule in RESNET
+)
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 GAUSSIAN_NOTE = (
     "nothing in the file tells the embedded Gaussian from the dot product: "
@@ -60,6 +68,9 @@ def _recognises(names: Collection[str]) -> bool:
 def _convert(state: Mapping[str, Tensor]) -> Converted:
     if any(name.endswith("conv1a.conv.weight") for name in state):
         return Converted(format="mmaction2", tensors=renamed(state, C3D), arguments={"pool5": "symmetric"})
+    first = state.get("backbone.conv1.conv.weight")
+    if first is not None and first.ndim == 4:
+        return _convert_tsn(state, snippet_of(first))
     tensors = renamed(state, RESNET)
     arguments = {"layout": "mmaction2", "slow_frames": "stride"}
     notes: tuple[str, ...] = ()
@@ -76,6 +87,34 @@ def _convert(state: Mapping[str, Tensor]) -> Converted:
         clip=dict(IMAGENET),
         adapted=adapted,
         notes=notes,
+    )
+
+
+def _convert_tsn(state: Mapping[str, Tensor], snippet: Snippet) -> Converted:
+    """TSN of 2D ResNets; the mean of its snippets' features, of which it gives scores, is that of the scores.
+
+    Raises:
+        WeightsError: no network here has as many blocks.
+    """
+    places = [re.fullmatch(r"backbone\.layer([1-4])\.\d+\.conv3\.conv\.weight", name) for name in state]
+    stages = [match[1] for match in places if match]
+    blocks = tuple(stages.count(stage) for stage in "1234")
+    backbone = next((name for name, known in RESNETS.items() if known == blocks), None)
+    if backbone is None:
+        known = ", ".join(f"{name} {list(counts)}" for name, counts in RESNETS.items())
+        raise WeightsError(
+            f"the file is a 2D network of mmaction2 with {list(blocks)} bottlenecks; tsn has {known}"
+        )
+    tensors = renamed(state, TSN)
+    rgb = {**IMAGENET, "resize": 256, "scale": 1, "channel_order": "rgb"}
+    flow = {"resize": 256, "scale": 255, "mean": (128.0, 128.0), "std": (128.0, 128.0)}
+    return Converted(
+        format="mmaction2",
+        tensors=tensors,
+        arguments={"backbone": backbone, **snippet.arguments},
+        clip={"rgb": rgb, "flow": flow}.get(snippet.modality, {}),
+        adapted=with_frame_axis(tensors),
+        notes=snippet.note,
     )
 
 
@@ -98,10 +137,4 @@ def _with_biases(tensors: StateDict) -> tuple[str, ...]:
     return biases
 
 
-FORMAT = Format(
-    name="mmaction2",
-    networks="`c3d`, `i3d_r50` and its non-local ones, `slow_r50_*`, `slowfast_*`",
-    checked="keys and shapes only",
-    recognises=_recognises,
-    convert=_convert,
-)
+FORMAT = Format("mmaction2", _recognises, _convert)

@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -11,7 +11,6 @@ from muybridge.config import ClipSpec
 from muybridge.errors import WeightsError
 
 StateDict = dict[str, Tensor]
-Checked = Literal["forward-checked", "keys and shapes only"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +27,7 @@ class Converted:
         adapted: those of `tensors` whose shape or values were changed on the way.
         dropped: names in the file that no network needs: counters, momenta.
         notes: what the user has to know or to choose, since nothing in the file tells it.
+        trunks: networks that call the trunk otherwise than `tensors` do: what opens its names there.
     """
 
     format: str
@@ -38,23 +38,36 @@ class Converted:
     adapted: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    trunks: Mapping[str, str] = field(default_factory=dict)
+
+    def named_for(self, network: str) -> "Converted":
+        """The same by the names of a network, which may call its trunk in its own way.
+
+        >>> weight = {"backbone.conv1.weight": Tensor(), "head.fc.bias": Tensor()}
+        >>> found = Converted(format="", tensors=weight, trunks={"two_stream_spatial": "tower."})
+        >>> list(found.named_for("two_stream_spatial").tensors), list(found.named_for("tsn").tensors)
+        (['tower.conv1.weight', 'head.fc.bias'], ['backbone.conv1.weight', 'head.fc.bias'])
+        """
+        if network not in self.trunks:
+            return self
+        names = {key: re.sub(r"^backbone\.", self.trunks[network], key) for key in self.tensors}
+        return replace(
+            self,
+            tensors={names[key]: value for key, value in self.tensors.items()},
+            adapted=tuple(names[key] for key in self.adapted),
+        )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Format:
+class Format(NamedTuple):
     """A code base whose files can be read.
 
     Attributes:
         name: for `--from`.
-        networks: of ours that its files are for, in words.
-        checked: "forward-checked" if a network of that code base was seen to compute what ours does.
         recognises: whether a file with these names is one.
         convert: tensors by its names to tensors by ours.
     """
 
     name: str
-    networks: str
-    checked: Checked
     recognises: Callable[[Collection[str]], bool]
     convert: Callable[[Mapping[str, Tensor]], Converted]
 

@@ -153,17 +153,5 @@ def _fill_frozen(tensors: StateDict) -> bool:
     return bool(frozen)
 
 
-PYTH = Format(
-    name="pyslowfast",
-    networks="`c2d_*`, `i3d_r50*`, `slow_r50_*`, `slowfast_*`",
-    checked="keys and shapes only",
-    recognises=_recognises_pyth,
-    convert=_convert_pyth,
-)
-PKL = Format(
-    name="caffe2",
-    networks="the same; video-nonlocal-net: `c2d_r50`, `i3d_r50` and their non-local ones",
-    checked="keys and shapes only",
-    recognises=_recognises_caffe2,
-    convert=_convert_caffe2,
-)
+PYTH = Format("pyslowfast", _recognises_pyth, _convert_pyth)
+PKL = Format("caffe2", _recognises_caffe2, _convert_caffe2)

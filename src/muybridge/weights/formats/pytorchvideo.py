@@ -61,10 +61,4 @@ def _convert(state: Mapping[str, Tensor]) -> Converted:
     return Converted(format="pytorchvideo", tensors=renamed(state, (*ONE_PATHWAY, *stages, HEAD)))
 
 
-FORMAT = Format(
-    name="pytorchvideo",
-    networks="`c2d_r50`, `i3d_r50`, `slow_r50_*`, `slowfast_*`",
-    checked="forward-checked",
-    recognises=_recognises,
-    convert=_convert,
-)
+FORMAT = Format("pytorchvideo", _recognises, _convert)

@@ -65,10 +65,4 @@ def _has_paper_widths(tensors: StateDict) -> bool:
     return first is not None and second is not None and first.shape[0] != second.shape[0]
 
 
-FORMAT = Format(
-    name="torchvision",
-    networks="`r3d_18`, `mc3_18`, `r2plus1d_18_torchvision`; IG-65M: `r2plus1d_34`",
-    checked="forward-checked",
-    recognises=_recognises,
-    convert=_convert,
-)
+FORMAT = Format("torchvision", _recognises, _convert)
