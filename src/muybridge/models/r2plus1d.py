@@ -9,6 +9,8 @@ Where to find the paper here:
     M_i, Sec. 3.5                                    `mid_channels`
 
 Deviation: BatchNorm eps is 1e-5; the authors' Caffe2 code has 1e-3. `bn_eps=1e-3` gives theirs.
+Deviation: `layout="mmaction2"` is for that code base's weights of R(2+1)D: M of the stem by the formula, a
+    max pooling behind it, shortcuts that are (2+1)D too, and eps 1e-5 inside of (2+1)D convolutions.
 Deviation: networks of 10 layers (one block a stage) are ours, for laptops; the paper has 18 and 34.
 Deviation: clips are normalised with torchvision's mean and std for Kinetics; the paper does not give its own.
 
@@ -28,6 +30,7 @@ from muybridge.models.resnet import ResidualBlock
 Kind = Literal["2d", "3d", "2+1d"]
 StemKind = Literal["all", "2d", "3d", "2+1d"]  # "all": one kernel over all frames, Sec. 3.1
 MidWidth = Literal["paper", "torchvision"]
+Layout = Literal["paper", "mmaction2"]
 
 
 class Variant(NamedTuple):
@@ -70,13 +73,19 @@ KINETICS_MEAN = (0.43216, 0.394666, 0.37645)
 KINETICS_STD = (0.22803, 0.22145, 0.216989)
 
 
-def mid_channels(in_channels: int, out_channels: int) -> int:
-    """M: as many 2D filters as make a (2+1)D convolution cost what the 3 x 3 x 3 one costs (Sec. 3.5).
+def mid_channels(in_channels: int, out_channels: int, *, side: int = 3) -> int:
+    """M: as many 2D filters as make a (2+1)D convolution cost what the 3 x d x d one costs (Sec. 3.5).
+
+    Args:
+        in_channels: N_{i-1}.
+        out_channels: N_i.
+        side: d.
 
     >>> mid_channels(64, 64), mid_channels(64, 128), mid_channels(512, 512)
     (144, 230, 1152)
     """
-    return 27 * in_channels * out_channels // (9 * in_channels + 3 * out_channels)
+    filter_size = side**2 * in_channels
+    return 3 * filter_size * out_channels // (filter_size + 3 * out_channels)
 
 
 class Conv2Plus1d(nn.Module):
@@ -118,21 +127,22 @@ class Conv2Plus1d(nn.Module):
 
 
 class Stem(nn.Module):
-    """conv1 of Table 1: 3 x 7 x 7, stride 1 x 2 x 2, BatchNorm, ReLU.
+    """conv1 of Table 1: 3 x 7 x 7, stride 1 x 2 x 2, BatchNorm, ReLU; a pooling, for mmaction2's weights.
 
     Shape:
         input  [B, 3, T, H, W]
-        output [B, channels, T or 1, H / 2, W / 2]
+        output [B, channels, T or 1, H / 2, W / 2], or half of these with the pooling
     """
 
-    def __init__(self, conv: nn.Module, channels: int, *, bn_eps: float) -> None:
+    def __init__(self, conv: nn.Module, channels: int, *, bn_eps: float, pool: nn.Module) -> None:
         super().__init__()
         self.conv = conv
         self.bn = nn.BatchNorm3d(channels, eps=bn_eps)
         self.relu = nn.ReLU(inplace=True)
+        self.pool = pool
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.relu(self.bn(self.conv(x)))
+        y: Tensor = self.pool(self.relu(self.bn(self.conv(x))))
         return y
 
 
@@ -148,6 +158,7 @@ class VideoResNet(VideoModel):
         bn_eps: of every BatchNorm.
         mid_width: "paper" has M for each convolution from its own channels; "torchvision" takes a block's
             (input, output) channels for both its convolutions, and so is smaller.
+        layout: "mmaction2" for its weights of R(2+1)D, see the top; "paper" for all others.
 
     Shape:
         input  [B, 3, T, H, W]
@@ -164,8 +175,10 @@ class VideoResNet(VideoModel):
         num_frames: int = 16,
         bn_eps: float = 1e-5,
         mid_width: MidWidth = "paper",
+        layout: Layout = "paper",
     ) -> None:
         _check(variant, layers, width, num_frames, mid_width)
+        _check_layout(layout, variant)
         channels = [scaled(count, width) for count in CHANNELS]
         super().__init__(
             num_classes=num_classes,
@@ -177,8 +190,11 @@ class VideoResNet(VideoModel):
         self.mid_width = mid_width
         self.bn_eps = bn_eps
         self.variant = variant
+        self.layout = layout
         stem_kind, *kinds = VARIANTS[variant]
-        self.stem = Stem(self._stem_conv(stem_kind, channels[0], width), channels[0], bn_eps=bn_eps)
+        pool = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)) if layout == "mmaction2" else nn.Identity()
+        conv = self._stem_conv(stem_kind, channels[0], width)
+        self.stem = Stem(conv, channels[0], bn_eps=bn_eps, pool=pool)
         self.stages = nn.Sequential()
         in_channels = channels[0]
         for number, (kind, count, blocks) in enumerate(zip(kinds, channels, DEPTHS[layers], strict=True)):
@@ -207,8 +223,9 @@ class VideoResNet(VideoModel):
 
     def _stem_conv(self, kind: StemKind, channels: int, width: float) -> nn.Module:
         if kind == "2+1d":
-            mid = scaled(STEM_MID_CHANNELS, width)
-            return Conv2Plus1d(3, channels, mid=mid, kernel=(3, 7), stride=(1, 2, 2), bn_eps=self.bn_eps)
+            by_formula = self.layout == "mmaction2"
+            mid = mid_channels(3, channels, side=7) if by_formula else scaled(STEM_MID_CHANNELS, width)
+            return Conv2Plus1d(3, channels, mid=mid, kernel=(3, 7), stride=(1, 2, 2), bn_eps=self._mid_eps)
         t = {"all": self.num_frames, "2d": 1, "3d": 3}[kind]
         pad = 1 if kind == "3d" else 0
         return Conv3d(3, channels, (t, 7, 7), stride=(1, 2, 2), padding=(pad, 3, 3))
@@ -221,15 +238,23 @@ class VideoResNet(VideoModel):
             n, s = (in_channels, stride) if index == 0 else (channels, (1, 1, 1))
             conv_a = self._conv(kind, n, channels, stride=s, block_in=n)
             conv_b = self._conv(kind, channels, channels, stride=(1, 1, 1), block_in=n)
-            stage.append(
-                ResidualBlock(n, (conv_a, conv_b), (channels, channels), stride=s, bn_eps=self.bn_eps)
-            )
+            block = ResidualBlock(n, (conv_a, conv_b), (channels, channels), stride=s, bn_eps=self.bn_eps)
+            if self.layout == "mmaction2" and block.shortcut is not None:
+                mid = mid_channels(n, channels, side=1)
+                block.shortcut.conv = Conv2Plus1d(
+                    n, channels, mid=mid, kernel=(1, 1), stride=s, bn_eps=self._mid_eps
+                )
+            stage.append(block)
         return stage
+
+    @property
+    def _mid_eps(self) -> float:
+        return 1e-5 if self.layout == "mmaction2" else self.bn_eps
 
     def _conv(self, kind: Kind, n_in: int, n_out: int, *, stride: Size3, block_in: int) -> nn.Module:
         if kind == "2+1d":
             mid = mid_channels(n_in if self.mid_width == "paper" else block_in, n_out)
-            return Conv2Plus1d(n_in, n_out, mid=mid, stride=stride, bn_eps=self.bn_eps)
+            return Conv2Plus1d(n_in, n_out, mid=mid, stride=stride, bn_eps=self._mid_eps)
         return Conv3d(n_in, n_out, (1 if kind == "2d" else 3, 3, 3), stride=stride)
 
 
@@ -259,3 +284,10 @@ def _check(variant: str, layers: int, width: float, num_frames: int, mid_width: 
         raise ConfigError(f"width and num_frames must be above 0, got {width} and {num_frames}")
     if mid_width not in ("paper", "torchvision"):
         raise ConfigError(f"mid_width must be 'paper' or 'torchvision', got '{mid_width}'")
+
+
+def _check_layout(layout: str, variant: str) -> None:
+    if layout not in ("paper", "mmaction2"):
+        raise ConfigError(f"layout must be 'paper' or 'mmaction2', got '{layout}'")
+    if layout == "mmaction2" and variant != "r2plus1d":
+        raise ConfigError(f"layout 'mmaction2' is one of r2plus1d alone, got {variant}: leave it out")

@@ -24,7 +24,7 @@ class Projection(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: Size3, bn_eps: float) -> None:
         super().__init__()
-        self.conv = Conv3d(in_channels, out_channels, (1, 1, 1), stride=stride)
+        self.conv: nn.Module = Conv3d(in_channels, out_channels, (1, 1, 1), stride=stride)
         self.bn = nn.BatchNorm3d(out_channels, eps=bn_eps)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -111,9 +111,6 @@ def _is_kenshohara(tensors: Mapping[str, Tensor]) -> bool:
 # Files that are known, and that no network here can take.
 REFUSED: dict[str, Callable[[Mapping[str, Tensor]], bool]] = {
     "a 3D ResNet of kenshohara: it has a stem of 7 x 7 x 7 and a max pooling behind it": _is_kenshohara,
-    "mmaction2's R(2+1)D: its shortcuts are factored too, and a max pooling is behind its stem": _has(
-        ".conv_s."
-    ),
     "TSM: it moves channels from frame to frame": _has(".conv.net."),
     "X3D, CSN or another depthwise network": _has(".norm_b.1.block."),
     "a vision transformer": _has("pos_embed"),

@@ -1,4 +1,4 @@
-"""mmaction2 1.x: C3D, I3D ResNets with or without non-local blocks, SlowOnly, SlowFast, TSN of ResNets.
+"""mmaction2 1.x: C3D, I3D ResNets with or without non-local blocks, SlowOnly, SlowFast, R(2+1)D, TSN.
 
 A ConvModule is (conv, bn). Stages are layer1 .. layer4, bottlenecks conv1 .. conv3. Non-local convolutions
 that a pooling follows have an index 0.
@@ -48,11 +48,23 @@ C3D = (
     Rule(r"(?:backbone\.)?(?P<x>fc[67])", "{x}"),
     Rule(r"cls_head\.fc_cls", "head.fc"),
 )
+# (2+1)D convolutions have a BatchNorm inside.
+PARTS = {"conv_s": "spatial", "bn_s": "mid_bn", "conv_t": "temporal"}
+X = r"conv\.(?P<x>conv_s|bn_s|conv_t)"
+R2PLUS1D = (
+    Rule(P + r"conv1\." + X, "stem.conv.{x}", words={"x": PARTS}),
+    Rule(BLOCK + r"conv(?P<y>[12])\." + X, "stages.{s}.{j}.conv_{y}.{x}", FIRST, {"y": LETTERS, "x": PARTS}),
+    Rule(BLOCK + r"downsample\." + X, "stages.{s}.{j}.shortcut.conv.{x}", FIRST, {"x": PARTS}),
+    *RESNET,
+)
 # Networks of frames: the same trunk, as the backbone of TSN.
 TSN = tuple(
     rule if rule.name.startswith("head.") else replace(rule, name=f"backbone.{rule.name}") for rule in RESNET
 )
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+FRAMES_NOTE = (
+    "the file does not say how many frames it was trained with: 8 at a stride of 8, or 32 at one of 2"
+)
 GAUSSIAN_NOTE = (
     "nothing in the file tells the embedded Gaussian from the dot product: "
     "for the latter set nl_kind=dot_product"
@@ -71,6 +83,14 @@ def _convert(state: Mapping[str, Tensor]) -> Converted:
     first = state.get("backbone.conv1.conv.weight")
     if first is not None and first.ndim == 4:
         return _convert_tsn(state, snippet_of(first))
+    if "backbone.conv1.conv.conv_s.weight" in state:
+        return Converted(
+            format="mmaction2",
+            tensors=renamed(state, R2PLUS1D),
+            arguments={"layout": "mmaction2", "bn_eps": 1e-3},
+            clip={**IMAGENET, "resize": 256, "crop": 224},
+            notes=(FRAMES_NOTE,),
+        )
     tensors = renamed(state, RESNET)
     arguments = {"layout": "mmaction2", "slow_frames": "stride"}
     notes: tuple[str, ...] = ()
