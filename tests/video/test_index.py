@@ -120,9 +120,9 @@ def test_runs_are_parted_where_a_seek_pays() -> None:
 
     assert runs(57) == [[57]]
     assert runs(0, 3, 57, 99) == [[0, 3], [57], [99]]
-    assert runs(45, 50) == [[45, 50]]  # a seek would spare 46 to 49: 4 frames, which is not enough
-    assert runs(44, 50) == [[44], [50]]
-    assert runs(*range(0, 100, 4)) == [list(range(0, 100, 4))]  # no gap is worth a seek
+    assert runs(47, 50) == [[47, 50]]  # a seek would spare 48 and 49, which is not enough
+    assert runs(46, 50) == [[46], [50]]
+    assert runs(*range(0, 100, 3)) == [list(range(0, 100, 3))]  # no gap is worth a seek
     counted = FrameIndex.from_counting([p.pts for p in steady(100)], 40, facts())
     assert [run.tolist() for run in counted.runs(np.array([3, 99]))] == [[3, 99]]  # has no keys to seek to
 
