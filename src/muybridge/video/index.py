@@ -44,10 +44,9 @@ EXACT_TIMES = ("mov", "matroska", "flv", "nut", "gif", "ivf", "")
 REORDERING = ("h264", "hevc", "vvc")  # codecs that may, whatever the header says
 # An MPEG-4 packet this small holds no picture: "as before" in files that have packed B-frames.
 EMPTY_MPEG4_BYTES = 10
-# A seek must save more decoded frames than this: the decoder starts anew, and the frames that it had read
-# ahead of a B-frame are lost. Seeking over 3, 5, 7, 11 frames took 1.06, .95, .72, .68 times as long as
-# decoding them with B-frames, .65, .59, .46, .45 without (340x256 h264, a key at each target, one thread).
-SEEK_COST_FRAMES = 4
+# A seek must save more decoded frames than this: the decoder starts anew, and what it had read ahead for the
+# read before is lost. `seek_over_3` of benchmarks/decode.py is the case at this border.
+SEEK_COST_FRAMES = 2
 
 
 class Packet(NamedTuple):
