@@ -117,7 +117,7 @@ COMPARISONS: dict[str, dict[str, Row]] = {
     },
     "tsn": {"1 segment": _tsn("rgb", 1, 1), "3 segments": _tsn("rgb", 1, 3)},
     "cross_modality": {
-        "conv1 from ImageNet": _lite0("tsn", imagenet=True, **FLOW_LITE0),
+        "from ImageNet": _lite0("tsn", imagenet=True, **FLOW_LITE0),
         "random": _lite0("tsn", **FLOW_LITE0),
     },
     "inflated": {
@@ -150,6 +150,8 @@ def main() -> None:
         rows = {key: row for key, row in COMPARISONS[name].items() if asked.rows is None or key in asked.rows}
         for quality in sorted({row.quality for row in rows.values()}):
             store_flow(asked, quality)
+        for model in {row.model for row in rows.values() if row.imagenet}:
+            imagenet_weights(asked, model)
         with ThreadPoolExecutor(asked.jobs) as pool:
             lines = list(pool.map(lambda job: run(asked, *job), list(jobs_of(asked, name, rows))))
         summary = {

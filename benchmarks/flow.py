@@ -165,12 +165,18 @@ def plot(points: list[dict[str, object]], path: Path) -> None:
         family = str(point["method"]).split()[0]
         color = {"tvl1": "C0", "farneback": "C1", "dis": "C2"}.get(family, "C3")
         axes.scatter(point["ms"], point["error_px"], color=color)
+        place = (5, -12) if str(point["method"]).endswith("cuda") else (5, 4)
         axes.annotate(
-            str(point["method"]), (point["ms"], point["error_px"]), (5, 4), textcoords="offset points"
+            str(point["method"]),
+            (point["ms"], point["error_px"]),
+            place,
+            textcoords="offset points",
+            fontsize=8,
         )
     axes.set(
         xscale="log", yscale="log", xlabel="milliseconds a pair, 320 x 240", ylabel="mean end-point error, px"
     )
+    axes.set_xlim(right=5 * max(float(str(point["ms"])) for point in points))
     axes.grid(alpha=0.3, which="both")
     figure.savefig(path, dpi=110)
     plt.close(figure)
