@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
-SPEED := decode loader train_step attention  # and with real clips: flow, flow_store, real_clips, comparisons: docs/results.md
+SPEED := decode loader train_step  # with real clips, or for long: the others, see docs/results.md
 
 .PHONY: demo test check format bench docs clean
 .NOTPARALLEL:

@@ -33,7 +33,7 @@ from muybridge.models.registry import build
 from muybridge.train.recipes import read_recipe
 from muybridge.weights.store import save
 
-SIDE = 96
+SHORT_SIDE, SIDE = 112, 96  # pixels, of the frames and of the crop
 DROPOUT = 0.5  # the papers' 0.6 to 0.9 keep networks as narrow as these from learning
 LITE0 = "timm/tf_efficientnet_lite0"
 TEST_SUBJECTS = "s2,s4,s6,s8"
@@ -186,15 +186,9 @@ def flow_folder(asked: argparse.Namespace, quality: str) -> Path:
 def store_flow(asked: argparse.Namespace, quality: str) -> None:
     """Computes and stores the flow of every clip; what is there already stays."""
     out = str(flow_folder(asked, quality))
-    size = short_sides(asked)[0]
     muybridge(
-        ["flow", str(asked.clips / asked.data), "--out", out, "--quality", quality, "--size", str(size)]
+        ["flow", str(asked.clips / asked.data), "--out", out, "--quality", quality, "--size", str(SHORT_SIDE)]
     )
-
-
-def short_sides(asked: argparse.Namespace) -> tuple[int, int]:
-    """The short side of the frames, and the crop's."""
-    return (112, SIDE)
 
 
 def recipe_of(asked: argparse.Namespace, row: Row, path: Path) -> tuple[str, dict[str, float]]:
@@ -202,10 +196,9 @@ def recipe_of(asked: argparse.Namespace, row: Row, path: Path) -> tuple[str, dic
     values = read_recipe("utd_mhad_depth").to_dict()
     arguments = row.arguments if row.model == "inflated" else {"dropout": DROPOUT, **row.arguments}
     model = build(row.model, num_classes=5, width=row.width, **arguments)
-    resize, crop = short_sides(asked)
     clips = []
     for spec in model.default_specs:
-        changed = {**spec.to_dict(), "resize": resize, "crop": crop, "fps": None, **row.clip}
+        changed = {**spec.to_dict(), "resize": SHORT_SIDE, "crop": SIDE, "fps": None, **row.clip}
         if spec.is_flow:
             changed |= {
                 "mean_subtraction": True,

@@ -6,7 +6,7 @@ Shape letters: B clips, C channels, T frames, H height, W width, D features, K c
 import difflib
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -189,7 +189,7 @@ class VideoModel(nn.Module):
         finally:
             handle.remove()
         if len(pooled) != 1:
-            raise ConfigError(f"layer '{layer}' of {self.name or type(self).__name__} gives no single tensor")
+            raise ConfigError(f"layer '{layer}' of {self._who} gives no single tensor")
         return pooled[0]
 
     def train(self, mode: bool = True) -> Self:
@@ -235,13 +235,18 @@ class VideoModel(nn.Module):
             getattr(module, "bf16_safe", False) for module in self.modules() if isinstance(module, nn.Conv3d)
         )
 
+    @property
+    def _who(self) -> str:
+        """What errors call this network."""
+        return self.name or type(self).__name__
+
     def _layer(self, name: str) -> nn.Module:
         layers: dict[str, nn.Module] = dict(self.named_modules())
         if name and name in layers:
             return layers[name]
         close = difflib.get_close_matches(name, layers, n=1)
         hint = f"; did you mean '{close[0]}'?" if close else f"; its stages: {', '.join(self.stage_names)}"
-        raise ConfigError(f"{self.name or type(self).__name__} has no layer '{name}'{hint}")
+        raise ConfigError(f"{self._who} has no layer '{name}'{hint}")
 
 
 def check_positive(**numbers: float) -> None:
@@ -258,6 +263,25 @@ def check_positive(**numbers: float) -> None:
     for name, value in numbers.items():
         if value <= 0:
             raise ConfigError(f"{name} must be above 0, got {value}")
+
+
+def check_choices(**choices: tuple[str, object]) -> None:
+    """Arguments of a constructor that are one of a few words.
+
+    Args:
+        choices: for each argument what was given, and the `Literal` of its words.
+
+    Raises:
+        ConfigError: one of them is another word.
+
+    >>> check_choices(partial=("all", PartialBatchNorm))
+    Traceback (most recent call last):
+        ...
+    muybridge.errors.ConfigError: partial must be one of statistics, frozen, got 'all'
+    """
+    for name, (given, kind) in choices.items():
+        if given not in get_args(kind):
+            raise ConfigError(f"{name} must be one of {', '.join(get_args(kind))}, got '{given}'")
 
 
 def check_clip(x: Tensor, *, channels: int, who: str) -> None:

@@ -89,7 +89,7 @@ class I3D(VideoModel):
             output [B, feature_dim]
         """
         (x,) = inputs
-        check_frames(x, channels=CHANNELS[self.modalities[0]], who=self.name or type(self).__name__)
+        check_frames(x, channels=CHANNELS[self.modalities[0]], who=self._who)
         x = channels_last(x)
         for name in self._rows:
             x = self.get_submodule(name)(x)
@@ -161,7 +161,7 @@ class TwoStreamI3D(VideoModel):
             inputs [B, 3, T, H, W] and [B, 2, T, H, W]
             output [B, feature_dim]
         """
-        who = self.name or type(self).__name__
+        who = self._who
         rgb, flow = two_inputs(inputs, who)
         check_frames(rgb, channels=3, who=who)
         check_frames(flow, channels=2, who=who)

@@ -132,7 +132,7 @@ class ConvNetLSTM(VideoModel):
         return logits
 
     def _steps(self, x: Tensor) -> Tensor:
-        check_clip(x, channels=3, who=self.name or type(self).__name__)
+        check_clip(x, channels=3, who=self._who)
         steps: Tensor = self.lstm(self.frames(channels_last(x)).mean((3, 4)))
         return steps
 
@@ -188,7 +188,7 @@ class ConvNet3D(VideoModel):
             output [B, feature_dim]
         """
         (x,) = inputs
-        who = self.name or type(self).__name__
+        who = self._who
         check_clip(x, channels=3, who=who)
         if tuple(x.shape[2:]) != self.size:
             built, found = ("x".join(map(str, size)) for size in (self.size, x.shape[2:]))
@@ -259,7 +259,7 @@ class TwoStreamConvNet(VideoModel):
             inputs [B, 3, S, H, W] and [B, 2, S * L, H, W], or with snippets apart
             output [B, feature_dim]
         """
-        rgb, flow = snippets_as_frames(inputs, self.num_fields, self.name or type(self).__name__)
+        rgb, flow = snippets_as_frames(inputs, self.num_fields, self._who)
         streams = (self.rgb(channels_last(rgb)), self.flow(channels_last(flow)))
         return torch.cat([x.mean((2, 3, 4)) for x in streams], dim=1)
 
@@ -317,7 +317,7 @@ class FusedTwoStream(VideoModel):
             inputs [B, 3, S, H, W] and [B, 2, S * L, H, W], or with snippets apart
             output [B, feature_dim]
         """
-        rgb, flow = snippets_as_frames(inputs, self.num_fields, self.name or type(self).__name__)
+        rgb, flow = snippets_as_frames(inputs, self.num_fields, self._who)
         grids = torch.cat((self.rgb(channels_last(rgb)), self.flow(channels_last(flow))), dim=1)
         pooled: Tensor = self.pool(self.fusion(grids))  # [B, D, S, h, w]
         return pooled.mean((2, 3, 4))

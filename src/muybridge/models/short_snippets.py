@@ -25,14 +25,12 @@ from torch import Tensor, nn
 from muybridge.errors import ConfigError
 from muybridge.models.alexnet import ConvRelu, FullRelu, he_init
 from muybridge.models.blocks import channels_last, scaled
-from muybridge.models.contract import VideoModel
+from muybridge.models.contract import VideoModel, check_choices, check_positive
 from muybridge.models.inception import feature_channels
 from muybridge.models.short_snippets_towers import (
     CHANNELS,
     Modality,
     TowerName,
-    check_choices,
-    check_positive,
     clip_spec,
     make_tower,
     one_clip,
@@ -147,7 +145,7 @@ class FeaturePooling(VideoModel):
             output [B, feature_dim]
         """
         (x,) = inputs
-        channels, who = CHANNELS[self.modalities[0]], self.name or type(self).__name__
+        channels, who = CHANNELS[self.modalities[0]], self._who
         x = one_clip(x, channels=channels, who=who, crop=self.crop)
         self._check_frames(x.shape[2])
         steps = ARCHITECTURES[self.pooling]
@@ -168,7 +166,7 @@ class FeaturePooling(VideoModel):
         return x.transpose(1, 2).flatten(1)  # window after window
 
     def _check_frames(self, num_frames: int) -> None:
-        who = self.name or type(self).__name__
+        who = self._who
         if self.pooling == "time_conv" and num_frames < self.window:
             raise ConfigError(
                 f"{who} convolves {self.window} frames at once, got clips of {num_frames}: sample more "

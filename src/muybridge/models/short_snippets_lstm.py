@@ -26,15 +26,13 @@ from torch import Tensor, nn
 from muybridge.errors import ConfigError
 from muybridge.models.alexnet import FullRelu, he_init
 from muybridge.models.blocks import channels_last, scaled
-from muybridge.models.contract import Head, VideoModel
+from muybridge.models.contract import Head, VideoModel, check_choices, check_positive
 from muybridge.models.inception import feature_channels
 from muybridge.models.short_snippets import FULL_UNITS
 from muybridge.models.short_snippets_towers import (
     CHANNELS,
     Modality,
     TowerName,
-    check_choices,
-    check_positive,
     clip_spec,
     make_tower,
     one_clip,
@@ -125,7 +123,7 @@ class SnippetLSTM(VideoModel):
             output [B, T * U]; of `num_frames` frames that is feature_dim
         """
         (x,) = inputs
-        channels, who = CHANNELS[self.modalities[0]], self.name or type(self).__name__
+        channels, who = CHANNELS[self.modalities[0]], self._who
         x = one_clip(x, channels=channels, who=who, crop=self.crop)
         x = self.tower(channels_last(x))
         if self.full:

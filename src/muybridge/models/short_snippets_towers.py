@@ -20,7 +20,7 @@ Shape letters: B clips, S snippets, C channels, T frames, H height, W width; h, 
 tower.
 """
 
-from typing import Literal, get_args
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -134,30 +134,3 @@ def clip_spec(modality: Modality, num_frames: int, *, crop: int = 220) -> ClipSp
         flow_method="tvl1" if flow else None,
         flow_bound=40 if flow else None,
     )
-
-
-def check_choices(**choices: tuple[str, object]) -> None:
-    """Arguments that are one of a few words.
-
-    Raises:
-        ConfigError: one of them is another word.
-
-    >>> check_choices(tower=("vgg", TowerName))
-    Traceback (most recent call last):
-        ...
-    muybridge.errors.ConfigError: tower must be one of alexnet, googlenet, got 'vgg'
-    """
-    for name, (given, kind) in choices.items():
-        if given not in get_args(kind):
-            raise ConfigError(f"{name} must be one of {', '.join(get_args(kind))}, got '{given}'")
-
-
-def check_positive(**numbers: float) -> None:
-    """Arguments that make no sense.
-
-    Raises:
-        ConfigError: one of them is not above 0.
-    """
-    for name, value in numbers.items():
-        if value <= 0:
-            raise ConfigError(f"{name} must be above 0, got {value}")

@@ -151,7 +151,7 @@ class OnePathway(VideoModel):
             output [B, feature_dim]
         """
         (x,) = inputs
-        check_clip(x, channels=3, who=self.name or type(self).__name__)
+        check_clip(x, channels=3, who=self._who)
         y: Tensor = self.stages(self.stem(channels_last(x)))
         return y.mean((2, 3, 4))
 
@@ -274,10 +274,6 @@ class SlowFast(VideoModel):
             f"{self._who} takes multiples of alpha = {self.alpha} frames, got {num_frames}: "
             f"sample {fitting}, or choose another alpha"
         )
-
-    @property
-    def _who(self) -> str:
-        return self.name or type(self).__name__
 
 
 class SlowFastFlow(SlowFast):

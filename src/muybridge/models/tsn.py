@@ -159,7 +159,7 @@ class TSN(VideoModel):
         Shape:
             output [B, S, C, T, H, W]
         """
-        who, (modality,) = self.name or type(self).__name__, self.modalities
+        who, (modality,) = self._who, self.modalities
         if len(inputs) != 1:
             raise ConfigError(f"{who} is called as model({modality}), got {len(inputs)} inputs")
         (x,) = inputs

@@ -81,7 +81,7 @@ class OneStream(VideoModel):
             input  [B, 3, 1, H, W], or of flow [B, 2, L, H, W]
             output [B, feature_dim]
         """
-        who = self.name or type(self).__name__
+        who = self._who
         (x,) = check_inputs(inputs, self.modalities, self.num_flows, crop=self.crop, who=who)
         return run_stream(self.tower, x)
 
@@ -117,7 +117,7 @@ class OneStream(VideoModel):
         heads = self.head
         if not isinstance(heads, TaskHeads) or task not in heads.sizes:
             known = ", ".join(heads.sizes) if isinstance(heads, TaskHeads) else "none: it has one classifier"
-            raise ConfigError(f"{self.name or type(self).__name__} has no task '{task}'; its tasks: {known}")
+            raise ConfigError(f"{self._who} has no task '{task}'; its tasks: {known}")
         head, classes = heads.get_submodule(f"of.{task}"), heads.sizes[task]
         self.reset_head(classes)
         self.head = head
@@ -261,7 +261,7 @@ class TwoStream(VideoModel):
             inputs [B, 3, 1, crop, crop] and [B, 2, num_flows, crop, crop]
             output [B, feature_dim]
         """
-        who = self.name or type(self).__name__
+        who = self._who
         rgb, flow = check_inputs(inputs, self.modalities, self.num_flows, crop=self.crop, who=who)
         return torch.cat([run_stream(self.rgb, rgb), run_stream(self.flow, flow)], dim=1)
 

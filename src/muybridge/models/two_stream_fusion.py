@@ -27,8 +27,7 @@ from torch import Tensor, nn
 from muybridge.errors import ConfigError
 from muybridge.models.alexnet import Tower
 from muybridge.models.blocks import channels_last
-from muybridge.models.contract import Head, VideoModel
-from muybridge.models.short_snippets_towers import check_choices, check_positive
+from muybridge.models.contract import Head, VideoModel, check_choices, check_positive
 from muybridge.models.two_stream_fusion_operators import Fusion, Operator
 from muybridge.models.two_stream_fusion_towers import (
     Keep,
@@ -123,7 +122,7 @@ class TwoStreamFusion(VideoModel):
             inputs [B, 3, T, H, W] and [B, 2, (T - 1) tau + L, H, W], or with snippets apart
             output [B, feature_dim]
         """
-        who = self.name or type(self).__name__
+        who = self._who
         rgb, flow = stacked_inputs(inputs, self.num_flows, who, crop=self.plan.crop)
         given: dict[Stream, Tensor] = {"spatial": channels_last(rgb), "temporal": channels_last(flow)}
         towers: dict[Stream, Tower] = {"spatial": self.spatial, "temporal": self.temporal}

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from muybridge.errors import ConfigError
 from muybridge.models.blocks import Conv3d
-from muybridge.models.short_snippets_towers import check_choices
+from muybridge.models.contract import check_choices
 
 Operator = Literal["sum", "max", "concat", "conv", "bilinear"]
 
