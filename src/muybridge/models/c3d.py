@@ -26,7 +26,7 @@ Shape letters: B clips, C channels, T frames, H height, W width, K classes.
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from muybridge.config import ClipSpec
 from muybridge.errors import ConfigError
 from muybridge.models.blocks import Conv3d, channels_last, scaled
-from muybridge.models.contract import VideoModel, check_clip, check_positive
+from muybridge.models.contract import VideoModel, check_choices, check_clip, check_positive
 
 Pool5 = Literal["ceil", "symmetric", "floor"]
 
@@ -157,8 +157,7 @@ class C3D(VideoModel):
     ) -> None:
         depths = _checked_depths(net, kernel_depths)
         check_positive(width=width)
-        if pool5 not in get_args(Pool5):
-            raise ConfigError(f"pool5 must be one of {', '.join(get_args(Pool5))}, got '{pool5}'")
+        check_choices(pool5=(pool5, Pool5))
         groups, fc = NETS[net]
         conv_names = [f"conv{n}{letter}" for n, group in enumerate(groups, 1) for letter in group.convs]
         super().__init__(
@@ -251,7 +250,7 @@ def _last_shape(groups: Sequence[Group], num_frames: int, crop: int, pool5: Pool
     Raises:
         ConfigError: nothing remains.
 
-    >>> [_last_shape(NETS["deep"].groups, 16, 112, kind) for kind in get_args(Pool5)]
+    >>> [_last_shape(NETS["deep"].groups, 16, 112, kind) for kind in ("ceil", "symmetric", "floor")]
     [(1, 4, 4), (1, 4, 4), (1, 3, 3)]
     """
     t, side = num_frames, crop

@@ -22,7 +22,7 @@ Shape letters: B clips, C channels, T frames, H height, W width, K classes; h, w
 S streams: one of the full frame, or fovea and context.
 """
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,7 @@ from muybridge.config import ClipSpec
 from muybridge.errors import ConfigError
 from muybridge.models.alexnet import Conv, FullRelu, Norm, Pool, Row, Tower, he_init
 from muybridge.models.blocks import channels_last, scaled
-from muybridge.models.contract import VideoModel, check_clip
+from muybridge.models.contract import VideoModel, check_choices, check_clip, check_positive
 
 Stream = Literal["both", "fovea", "context"]
 
@@ -260,10 +260,8 @@ def _stream_names(
     width: float, crop: int, multires: bool, shared_streams: bool, stream: str
 ) -> tuple[str, ...]:
     """How the towers are called: a tower for each stream, or "streams" for both."""
-    if width <= 0:
-        raise ConfigError(f"width must be above 0, got {width}")
-    if stream not in get_args(Stream):
-        raise ConfigError(f"stream must be one of {', '.join(get_args(Stream))}, got '{stream}'")
+    check_positive(width=width)
+    check_choices(stream=(stream, Stream))
     if not multires:
         if shared_streams or stream != "both":
             raise ConfigError("shared_streams and stream go with multires=True: the full frame is one stream")

@@ -20,12 +20,13 @@ N windows.
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from muybridge.errors import ConfigError
+from muybridge.models.contract import check_choices
 
 Consensus = Literal["average", "max", "top_k", "linear", "attention"]
 
@@ -92,8 +93,7 @@ def make_consensus(
     Raises:
         ConfigError: no such consensus, or numbers that do not go with it.
     """
-    if consensus not in get_args(Consensus):
-        raise ConfigError(f"consensus must be one of {', '.join(get_args(Consensus))}, got '{consensus}'")
+    check_choices(consensus=(consensus, Consensus))
     if consensus == "top_k":
         if not 1 <= top_k <= num_segments:
             raise ConfigError(
