@@ -2,6 +2,7 @@
 
 import io
 import multiprocessing
+import threading
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -232,6 +233,37 @@ def test_sparse_reads_seek_and_dense_ones_do_not(tmp_path: Path) -> None:
         reader.read(range(120))
         reader.read(range(120, 240))  # goes on where the first ended
         assert reader.num_decoded - before == 240
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_frames_far_apart_are_read_at_several_places_at_once(tmp_path: Path, threads: int) -> None:
+    path = tmp_path / "long.mp4"
+    write_video(path, moving(240), fps=25, gop=20)
+    indices = [239, 19, 59, 99, 19, 139, 179, 0]
+    expected = straight(path)[indices]
+    for source in (path, path.read_bytes()):
+        with VideoReader(source, threads=threads) as reader:
+            before, running = reader.num_decoded, threading.active_count()
+            for _ in range(2):
+                assert np.array_equal(reader.read(indices), expected)
+            assert len(reader._lanes) == threads
+            assert threading.active_count() == running
+            assert reader.num_decoded - before <= 2 * 6 * 20 + threads  # each lane's own; no frame twice
+    with path.open("rb") as file, VideoReader(file, threads=threads) as reader:
+        assert np.array_equal(reader.read(indices), expected)
+        assert len(reader._lanes) == 1  # an open file is at one place
+
+
+def test_a_lie_found_by_a_second_thread_is_put_right(tmp_path: Path) -> None:
+    """A shorter file takes the place of the one that was opened: an error that says so, no wrong frame."""
+    path = tmp_path / "long.mp4"
+    write_video(path, moving(240), fps=25, gop=20)
+    other = tmp_path / "other.mp4"
+    write_video(other, moving(100), fps=25, gop=20)
+    with VideoReader(path, threads=2) as reader:
+        other.replace(path)
+        with pytest.raises(DecodeError, match=r"frames asked for decode"):
+            reader.read([19, 59, 99, 139, 179, 239])
 
 
 def test_frames_that_no_other_needs_are_left_out(tmp_path: Path) -> None:

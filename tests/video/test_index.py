@@ -5,8 +5,17 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from muybridge.video.index import FrameIndex, Packet, StreamFacts, is_one_to_one
+from muybridge.video.index import (
+    MIN_LANE_FRAMES,
+    MIN_LANE_GAIN,
+    FrameIndex,
+    Packet,
+    StreamFacts,
+    is_one_to_one,
+)
 
 
 def facts(container: str = "mov,mp4,m4a", codec: str = "h264", **values: object) -> StreamFacts:
@@ -127,13 +136,46 @@ def test_runs_are_parted_where_a_seek_pays() -> None:
     assert [run.tolist() for run in counted.runs(np.array([3, 99]))] == [[3, 99]]  # has no keys to seek to
 
 
-def test_mean_run_is_what_is_decoded_from_one_seek_to_the_next() -> None:
+def test_run_lengths_are_what_is_decoded_from_one_seek_to_the_next() -> None:
     index = FrameIndex.from_packets(steady(100, gop=10), facts())
     assert index is not None
-    assert index.mean_run([np.array([57])]) == 8  # from the key at 50
-    assert index.mean_run([np.array([0, 3]), np.array([57]), np.array([99])]) == (4 + 8 + 10) / 3
+    assert index.run_lengths([np.array([57])]).tolist() == [8]  # from the key at 50
+    runs = [np.array([0, 3]), np.array([57]), np.array([99])]
+    assert index.run_lengths(runs).tolist() == [4, 8, 10]
     counted = FrameIndex.from_counting([p.pts for p in steady(100)], 40, facts())
-    assert counted.mean_run([np.array([57])]) == 58  # without keys: from the first frame
+    assert counted.run_lengths([np.array([57])]).tolist() == [58]  # without keys: from the first frame
+
+
+@given(
+    gop=st.integers(1, 60),
+    wanted=st.sets(st.integers(0, 299), min_size=1, max_size=40),
+    most=st.integers(1, 6),
+)
+def test_parts_hold_every_frame_once_cut_where_a_seek_pays(gop: int, wanted: set[int], most: int) -> None:
+    index = FrameIndex.from_packets(steady(300, gop=gop), facts())
+    assert index is not None
+    frames = np.array(sorted(wanted))
+    parts = index.parts(frames, most)
+    assert np.concatenate(parts).tolist() == frames.tolist()
+    assert 1 <= len(parts) <= most
+    assert all(len(part) for part in parts)
+    starts = {int(run[0]) for run in index.runs(frames)}
+    assert {int(part[0]) for part in parts} <= starts
+    if len(parts) > 1:
+        costs = [int(index.run_lengths(index.runs(part)).sum()) for part in parts]
+        assert sum(costs) >= MIN_LANE_GAIN * max(costs)
+        assert sum(costs) >= MIN_LANE_FRAMES * len(parts)
+
+
+def test_parts_are_one_where_more_would_not_pay() -> None:
+    index = FrameIndex.from_packets(steady(300, gop=50), facts())
+    assert index is not None
+    assert len(index.parts(np.array([45, 95, 145, 195]), 2)) == 2
+    assert len(index.parts(np.array([45, 95, 145, 195]), 1)) == 1
+    assert len(index.parts(np.array([1, 51, 101]), 2)) == 1  # a few frames: no file is opened for them
+    assert len(index.parts(np.array([*range(200), 299]), 2)) == 1  # nearly all of it is one run
+    counted = FrameIndex.from_counting([p.pts for p in steady(300)], 40, facts())
+    assert len(counted.parts(np.array([45, 95, 145, 195]), 2)) == 1
 
 
 def test_runs_part_exactly_where_the_reader_seeks() -> None:

@@ -12,8 +12,10 @@ for is applied: rotation, mirroring and edit lists; but not the aspect ratio of 
 
 import operator
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from fractions import Fraction
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -98,8 +100,9 @@ class VideoReader:
         source: a path; the bytes of a file; an open binary file, which is not closed here (one that cannot
             seek is read whole into memory); or decoded frames, uint8 [T, H, W, 3].
         fps: rate of decoded frames, 25 if not given; a file knows its own.
-        threads: decoder threads for long runs of frames. None: all cores, but one in a worker process, since
-            loaders start a process a core. The frames do not depend on it.
+        threads: the decoder's for long runs of frames; frames that are far apart are read at so many places
+            of a path or of bytes at once. None: all cores, but one in a worker process, since loaders start
+            a process a core. The frames do not depend on it.
 
     Attributes:
         info: what the video is, with the exact number of frames.
@@ -124,18 +127,23 @@ class VideoReader:
         with ExitStack() as stack:
             stack.callback(self._decoder.close)
             scan = self._decoder.scan()
+            threads = default_threads() if threads is None else threads
             self._finder = FrameFinder(
                 self._decoder,
                 scan.facts,
                 scan.index(),
                 trusted=is_one_to_one(scan.packets, scan.facts),
-                threads=default_threads() if threads is None else threads,
+                threads=threads,
             )
             stack.pop_all()  # all is well: `close` closes
         self._is_closed = False
         self._claim = self._finder.index  # what `info` is about; a damaged file may turn out to hold less
         self.info = scan.info(self._claim, exact=True)
-        self._converter = _Converter(scan.orientation, self.info)
+        self._facts, self._orientation = scan.facts, scan.orientation
+        self._lanes = [_Lane(self._decoder, self._finder, _Converter(scan.orientation, self.info))]
+        # More than one place of a file can be read at once where it can be opened more than once.
+        self._source = source if isinstance(source, str | Path | bytes) else None
+        self._max_lanes = 1 if self._source is None else threads
 
     def __enter__(self) -> Self:
         return self
@@ -148,12 +156,13 @@ class VideoReader:
     def close(self) -> None:
         """Frees the decoder and closes the file. Closing twice is no error."""
         self._is_closed = True
-        self._decoder.close()
+        for lane in self._lanes:
+            lane.decoder.close()
 
     @property
     def num_decoded(self) -> int:
         """Frames decoded so far."""
-        return self._decoder.num_decoded
+        return sum(lane.decoder.num_decoded for lane in self._lanes)
 
     def read(
         self, indices: Sequence[int], *, size: Size | None = None, resize_filter: ResizeFilter = "antialias"
@@ -224,15 +233,28 @@ class VideoReader:
             raise self._decode_error(decodable, len(wanted))
         if not len(wanted):
             return
-        self._finder.prepare(np.unique(wanted))
-        numbers = wanted.tolist()
-        before = -1  # the slot of `out` that was written last
-        for slot in np.argsort(wanted, kind="stable").tolist():
-            if before >= 0 and numbers[slot] == numbers[before]:
-                out[slot] = out[before]
-            else:
-                self._converter.write(self._finder.frame(numbers[slot]), out[slot], resize_filter)
-            before = slot
+        slots = np.argsort(wanted, kind="stable")
+        parts = self._finder.index.parts(np.unique(wanted), self._max_lanes)
+        if len(parts) == 1:
+            self._lanes[0].fill(out, wanted, slots, resize_filter)
+            return
+        while len(self._lanes) < len(parts):
+            self._lanes.append(self._new_lane())
+        ends = np.searchsorted(wanted[slots], [part[-1] for part in parts[:-1]], side="right")
+        with ThreadPoolExecutor(len(parts)) as pool:
+            jobs = [
+                pool.submit(lane.fill, out, wanted, own_slots, resize_filter)
+                for lane, own_slots in zip(self._lanes, np.split(slots, ends), strict=False)
+            ]
+        for job in jobs:
+            job.result()
+
+    def _new_lane(self) -> "_Lane":
+        """The file once more, open for another thread."""
+        assert self._source is not None
+        decoder = FileDecoder(self._source)
+        finder = FrameFinder(decoder, self._facts, self._finder.index, trusted=True, threads=1)
+        return _Lane(decoder, finder, _Converter(self._orientation, self.info))
 
     def _decode_error(self, decodable: int, asked: int) -> DecodeError:
         index = self._finder.index
@@ -241,6 +263,30 @@ class VideoReader:
             f"{index.duration_seconds:.2f} s, after {len(index)} of {self.info.num_frames} frames). It is "
             "probably cut short or damaged: get it anew, or drop it with `--skip-broken`, which lists it."
         )
+
+
+class _Lane:
+    """One place in a file, where one thread reads."""
+
+    def __init__(
+        self, decoder: "FileDecoder | _ArrayDecoder", finder: FrameFinder[VideoFrame], converter: "_Converter"
+    ) -> None:
+        self.decoder = decoder
+        self._finder = finder
+        self._converter = converter
+
+    def fill(
+        self, out: UInt8Array, wanted: Int64Array, slots: Int64Array, resize_filter: ResizeFilter
+    ) -> None:
+        """Writes the frames of these slots, whose numbers in `wanted` rise."""
+        self._finder.prepare(np.unique(wanted[slots]))
+        before = -1  # the slot of `out` that was written last
+        for slot in slots.tolist():
+            if before >= 0 and wanted[slot] == wanted[before]:
+                out[slot] = out[before]
+            else:
+                self._converter.write(self._finder.frame(int(wanted[slot])), out[slot], resize_filter)
+            before = slot
 
 
 class _Converter:

@@ -47,6 +47,9 @@ EMPTY_MPEG4_BYTES = 10
 # A seek must save more decoded frames than this: the decoder starts anew, and what it had read ahead for the
 # read before is lost. `seek_over_3` of benchmarks/decode.py is the case at this border.
 SEEK_COST_FRAMES = 2
+# Reading at several places at once: so many times faster, if decoding were all, and worth opening a file for.
+MIN_LANE_GAIN = 1.5
+MIN_LANE_FRAMES = 24
 
 
 class Packet(NamedTuple):
@@ -228,11 +231,35 @@ class FrameIndex:
         saved = self._starts(wanted)[1:] - wanted[:-1] - 1
         return np.split(wanted, np.flatnonzero(saved > SEEK_COST_FRAMES) + 1)
 
-    def mean_run(self, runs: Sequence[Int64Array]) -> float:
-        """How many frames are decoded in one go, on average, to get the frames of `runs`."""
+    def run_lengths(self, runs: Sequence[Int64Array]) -> Int64Array:
+        """How many frames are decoded, each in one go, to get the frames of `runs`. Shape: [len(runs)]."""
         first = self._starts(np.array([run[0] for run in runs]))
-        last = np.array([run[-1] for run in runs])
-        return float(np.mean(last - first + 1))
+        return np.array([run[-1] for run in runs]) - first + 1
+
+    def parts(self, wanted: Int64Array, most: int) -> list[Int64Array]:
+        """These frames (rising) in at most so many parts, to be read at the same time.
+
+        Runs stay whole. One part where more would not pay.
+
+        >>> facts = StreamFacts(container="mov", codec="h264", time_base=Fraction(1, 25), rate=Fraction(25))
+        >>> packets = [Packet(i, 1, 99, is_key=i % 50 == 0) for i in range(200)]
+        >>> index = FrameIndex.from_packets(packets, facts)
+        >>> [part.tolist() for part in index.parts(np.array([30, 90, 140, 190]), most=2)]
+        [[30, 90], [140, 190]]
+        """
+        runs = self.runs(wanted)
+        lengths = self.run_lengths(runs)
+        total = int(lengths.sum())
+        count = min(most, len(runs), total // MIN_LANE_FRAMES)
+        if count < 2:
+            return [wanted]
+        part_of_run = (np.cumsum(lengths) - lengths / 2) * count // total  # by the middle of each run
+        largest = np.bincount(part_of_run.astype(np.int64), weights=lengths).max()
+        if total < MIN_LANE_GAIN * largest:
+            return [wanted]
+        first_runs = np.flatnonzero(np.diff(part_of_run)) + 1
+        ends = np.cumsum([len(run) for run in runs])[first_runs - 1]
+        return np.split(wanted, ends)
 
     def _starts(self, wanted: Int64Array) -> Int64Array:
         """Where decoding starts, after a seek, for each of these frames. Without keys: at the first frame."""

@@ -134,7 +134,7 @@ class FrameFinder(Generic[F]):
         if self._is_ahead(int(wanted[0])):
             return  # goes on from the read before: another number of threads would start anew
         # Without keys the index is what one thread has found; more might patch damage in another way.
-        is_long = self.index.can_seek and self.index.mean_run(runs) >= MIN_THREADED_FRAMES
+        is_long = self.index.can_seek and self.index.run_lengths(runs).mean() >= MIN_THREADED_FRAMES
         threads = self._max_threads if is_long else 1
         if threads != self._decoder.threads:
             self._decoder.open(threads)
