@@ -2,9 +2,11 @@
 
     python benchmarks/comparisons.py                    all comparisons, 3 seeds
     python benchmarks/comparisons.py flow tsn           some of them
+    python benchmarks/comparisons.py deepvideo short_snippets --data utd_mhad_depth --epochs 30
     python benchmarks/comparisons.py flow --data weizmann --folds daria denis eli
 
-UTD-MHAD RGB: 5 actions, subjects 1, 3, 5, 7 train and 2, 4, 6, 8 test; Weizmann: one person left out a fold.
+UTD-MHAD: subjects 1, 3, 5, 7 train and 2, 4, 6, 8 test; RGB has 5 actions, depth 27. Weizmann: one person
+left out a fold.
 Every run is `muybridge flow`, `muybridge train` and `muybridge eval` with one recipe for all networks; the
 last epoch is what counts, nothing is chosen by the test subjects. Flow is TV-L1 with its default preset,
 computed once and stored. One JSON line a run, then one a comparison: means over the seeds. A run that is done
@@ -34,7 +36,21 @@ from muybridge.train.recipes import read_recipe
 from muybridge.weights.store import save
 
 SHORT_SIDE, SIDE = 112, 96  # pixels, of the frames and of the crop
-DROPOUT = 0.5  # the papers' 0.6 to 0.9 keep networks as narrow as these from learning
+DROPOUT = 0.5  # of networks with BatchNorm
+# Without BatchNorm the features of two frames of one camera differ by a tenth: at 0.001 the ReLUs of conv5
+# die, and dropout drowns what differs. Chosen by the training loss.
+PLAIN_LR, PLAIN_DROPOUT = 0.0002, 0.0
+PLAIN = (
+    "deepvideo",
+    "two_stream",
+    "short_snippets",
+)  # what the names of networks without BatchNorm start with
+MEANS = {
+    "utd_mhad_rgb": 0.61,
+    "utd_mhad_depth": 0.067,
+    "weizmann": 0.45,
+}  # of the frames, black 0 and white 1
+NUM_CLASSES = {"utd_mhad_rgb": 5, "utd_mhad_depth": 27, "weizmann": 10}
 LITE0 = "timm/tf_efficientnet_lite0"
 TEST_SUBJECTS = "s2,s4,s6,s8"
 
@@ -133,7 +149,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", help=f"of {', '.join(COMPARISONS)}; all if left out")
-    parser.add_argument("--data", choices=("utd_mhad_rgb", "weizmann"), default="utd_mhad_rgb")
+    parser.add_argument("--data", choices=tuple(MEANS), default="utd_mhad_rgb")
     parser.add_argument("--rows", nargs="+", help="these networks of the comparisons alone")
     parser.add_argument("--folds", nargs="+", default=["daria", "denis", "eli"], help="persons to leave out")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -148,7 +164,7 @@ def main() -> None:
     for name in asked.names or COMPARISONS:
         start = time.perf_counter()
         rows = {key: row for key, row in COMPARISONS[name].items() if asked.rows is None or key in asked.rows}
-        for quality in sorted({row.quality for row in rows.values()}):
+        for quality in sorted({row.quality for row in rows.values() if uses_flow(row)}):
             store_flow(asked, quality)
         for model in {row.model for row in rows.values() if row.imagenet}:
             imagenet_weights(asked, model)
@@ -173,14 +189,19 @@ def jobs_of(
 ) -> Iterator[tuple[str, str, Row, int, str]]:
     """A run for each seed, or for each person left out."""
     for key, row in rows.items():
-        for seed in asked.seeds if asked.data == "utd_mhad_rgb" else [0]:
-            for held_out in [TEST_SUBJECTS] if asked.data == "utd_mhad_rgb" else asked.folds:
+        for seed in [0] if asked.data == "weizmann" else asked.seeds:
+            for held_out in asked.folds if asked.data == "weizmann" else [TEST_SUBJECTS]:
                 yield name, key, row, seed, held_out
 
 
 def flow_folder(asked: argparse.Namespace, quality: str) -> Path:
     """Where the flow of a data set lies."""
     return asked.out / f"{asked.data}-flow-{quality}"
+
+
+def uses_flow(row: Row) -> bool:
+    """Whether the network looks at flow."""
+    return any(spec.is_flow for spec in build(row.model, num_classes=2, **row.arguments).default_specs)
 
 
 def store_flow(asked: argparse.Namespace, quality: str) -> None:
@@ -194,11 +215,15 @@ def store_flow(asked: argparse.Namespace, quality: str) -> None:
 def recipe_of(asked: argparse.Namespace, row: Row, path: Path) -> tuple[str, dict[str, float]]:
     """Writes the recipe of a network; also what the network costs."""
     values = read_recipe("utd_mhad_depth").to_dict()
-    arguments = row.arguments if row.model == "inflated" else {"dropout": DROPOUT, **row.arguments}
-    model = build(row.model, num_classes=5, width=row.width, **arguments)
+    is_plain = row.model.startswith(PLAIN)
+    dropout = {"dropout": PLAIN_DROPOUT if is_plain else DROPOUT}
+    arguments = row.arguments if row.model == "inflated" else {**dropout, **row.arguments}
+    model = build(row.model, num_classes=NUM_CLASSES[asked.data], width=row.width, **arguments)
     clips = []
     for spec in model.default_specs:
         changed = {**spec.to_dict(), "resize": SHORT_SIDE, "crop": SIDE, "fps": None, **row.clip}
+        if is_plain:
+            changed["mean"] = (MEANS[asked.data] * spec.scale,) * len(spec.mean)
         if spec.is_flow:
             changed |= {
                 "mean_subtraction": True,
@@ -214,11 +239,11 @@ def recipe_of(asked: argparse.Namespace, row: Row, path: Path) -> tuple[str, dic
         "epochs": asked.epochs,
         "init": imagenet_weights(asked, row.model) if row.imagenet else None,
     }
-    values["optim"] |= row.optim
+    values["optim"] |= ({"lr": PLAIN_LR} if is_plain else {}) | row.optim
     values["data"] |= {
-        "format": "utd_mhad" if asked.data == "utd_mhad_rgb" else "weizmann",
+        "format": "weizmann" if asked.data == "weizmann" else "utd_mhad",
         "cache": str(asked.out / "cache"),
-        "flow": str(flow_folder(asked, row.quality)),
+        "flow": str(flow_folder(asked, row.quality)) if uses_flow(row) else None,
     }
     values["augment"] = {"crop": "random", "flip": False, "brightness": 0.2}
     config = TrainConfig.from_dict({key: value for key, value in values.items() if value is not None})
