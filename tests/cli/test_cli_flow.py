@@ -53,6 +53,20 @@ def test_all_that_can_be_asked_for(run, folder: Path, tmp_path: Path) -> None:
     assert probe(tmp_path / "a.mp4.preview.mp4").width == 160
 
 
+def test_fields_can_be_computed_on_a_device_of_torch(run, folder: Path, tmp_path: Path) -> None:
+    video = folder / "wave" / "a.mp4"
+    flags = ("--param", "num_warps=1", "--param", "tolerance_px=0", "--param", "num_outer=2")
+    for name, device in (("numba", ()), ("torch", ("--device", "cpu"))):
+        code, _, err = run("flow", video, "--out", tmp_path / name, "--workers", "0", *flags, *device)
+        assert (code, err) == (0, "")
+    codes = []
+    for name in ("numba", "torch"):
+        with FlowReader(tmp_path / name / "a.mp4.flow") as reader:
+            codes.append(reader.codes([(i, i + 1) for i in range(6)]).astype(int))
+    assert np.abs(codes[0] - codes[1]).max() <= 1  # of 255 levels
+    assert codes[0].std() > 0
+
+
 def test_some_files_fail(run, folder: Path, tmp_path: Path) -> None:
     (folder / "wave" / "c.mp4").write_bytes(b"no video")
     code, printed, err = run("flow", folder, "--out", tmp_path / "flow", "--method", "dis", "--workers", "0")
@@ -81,6 +95,8 @@ def test_some_files_fail(run, folder: Path, tmp_path: Path) -> None:
             ["VIDEO", "--quality", "best"],
             "no quality 'best' of stored flow; there are: lossless, high, small",
         ),
+        (["VIDEO", "--method", "dis", "--device", "cpu"], "flow method 'dis' has no device to choose"),
+        (["VIDEO", "--device", "gpu:0"], "device 'gpu:0' cannot be used here ("),
         (["VIDEO", "--bound", "0"], "the flow bound must be above 0 pixels, got 0"),
         (["VIDEO", "--fps", "0"], "the rate of stored flow must be above 0 frames a second"),
         (["EMPTY"], "no videos in"),

@@ -44,6 +44,12 @@ def flow(
     workers: Annotated[
         int | None, typer.Option(help="Processes; 0 is this one. All cores if left out.", min=0)
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Of torch, such as cuda, for tvl1 and raft; one process unless --workers says more."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Compute optical flow and store it, a small file a video."""
@@ -52,12 +58,13 @@ def flow(
     from muybridge.flow.recipe import FlowRecipe
     from muybridge.flow.video import StoreSettings
 
-    recipe = FlowRecipe.of(method, bound=bound, warped=warp, **_params(param or ()))
+    recipe = FlowRecipe.of(method, bound=bound, warped=warp, device=device, **_params(param or ()))
     settings = StoreSettings(resize=_size(size), stride=stride, fps=fps, quality=quality)
     found = _videos(videos)
-    _compile(recipe.method)
+    if device is None:
+        _compile(recipe.method)
     if workers is None:
-        workers = available_cores() if len(found) > 1 else 0
+        workers = available_cores() if len(found) > 1 and device is None else 0
     outcomes = []
     with _progress(f"flow of {videos}") as on_progress:
         for outcome in extract_flow(

@@ -195,8 +195,7 @@ def estimate(
         raise ConfigError(f"direction must be 'forward' or 'backward', got '{direction}'")
     if initial is not None:
         _check_initial(initial, frames, method)
-    if device is not None and isinstance(params, FarnebackParams | DisParams):
-        raise ConfigError(f"flow method '{method}' has no device to choose, got '{device}': leave it out")
+    check_device(method, device)
     backward = direction == "backward"
     ordered = frames[::-1] if backward else frames
     if isinstance(params, tvl1.Tvl1Params):
@@ -207,6 +206,27 @@ def estimate(
     else:
         flow = _opencv(_greys(ordered), params)
     return np.ascontiguousarray(flow[::-1]) if backward else flow
+
+
+def check_device(method: str, device: str | None) -> None:
+    """That a method can run on a device of torch; None is always good.
+
+    Raises:
+        ConfigError: the method has no device to choose, or there is no such device here.
+
+    >>> check_device("tvl1", "cpu")
+    """
+    if device is None:
+        return
+    if method in ("farneback", "dis"):
+        raise ConfigError(f"flow method '{method}' has no device to choose, got '{device}': leave it out")
+    import torch
+
+    try:
+        torch.zeros(1, device=device).add(1)
+    except (RuntimeError, AssertionError) as error:  # torch has both, by what is missing
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device '{device}' cannot be used here ({reason}): take cpu, or none") from None
 
 
 def estimate_both(

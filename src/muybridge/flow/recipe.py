@@ -19,7 +19,7 @@ import numpy as np
 from muybridge.config import ClipSpec, short_digest
 from muybridge.errors import ConfigError, VideoError, WeightsError
 from muybridge.flow.camera import warped
-from muybridge.flow.methods import FlowParams, estimate, presets, resolve
+from muybridge.flow.methods import FlowParams, check_device, estimate, presets, resolve
 from muybridge.flow.quantise import Float32Array, quantise
 from muybridge.types import UInt8Array
 
@@ -59,12 +59,14 @@ class FlowRecipe:
         params: all parameters of the method.
         bound: displacements are clipped to [-bound, bound] pixels before they are quantised.
         warped: the motion of the camera is taken away.
+        device: of torch, where the fields are computed; not part of what they are. None: as for `estimate`.
     """
 
     method: str
     params: FlowParams
     bound: float = 20.0
     warped: bool = False
+    device: str | None = None
 
     @classmethod
     def of(
@@ -74,6 +76,7 @@ class FlowRecipe:
         bound: float = 20.0,
         warped: bool = False,
         preset: str | None = None,
+        device: str | None = None,
         **changes: Any,
     ) -> Self:
         """The recipe of a method, preset and changed parameters.
@@ -83,10 +86,11 @@ class FlowRecipe:
             bound: in pixels.
             warped: take the motion of the camera away.
             preset: one of `presets(method)`; None is what the name says, or the first.
+            device: of torch; None: as for `estimate`.
             changes: parameters that differ from the preset.
 
         Raises:
-            ConfigError: no such method, preset or parameter, a bad value, or a name with a digest.
+            ConfigError: no such method, preset, parameter or device, a bad value, or a name with a digest.
 
         >>> FlowRecipe.of("dis/fast").name, FlowRecipe.of("dis", num_descents=20).name
         ('dis/fast', 'dis@50ca96fd')
@@ -99,7 +103,9 @@ class FlowRecipe:
                 "folder that `muybridge flow` made, or take a method or preset by its name"
             )
         method, _, named = method.partition("/")
-        return cls(method, resolve(method, preset=preset or named or None, **changes), float(bound), warped)
+        params = resolve(method, preset=preset or named or None, **changes)
+        check_device(method, device)
+        return cls(method, params, float(bound), warped, device)
 
     @classmethod
     def of_spec(cls, spec: ClipSpec) -> Self:
@@ -157,7 +163,7 @@ class FlowRecipe:
 
     def _fields(self, frames: UInt8Array) -> Float32Array:
         compute = warped if self.warped else estimate
-        return compute(frames, method=self.method, **self.params.to_dict())
+        return compute(frames, method=self.method, device=self.device, **self.params.to_dict())
 
 
 def recipe_name(method: str, parameters: dict[str, Any]) -> str:
