@@ -4,8 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from cli.commands import ACTIONS, only_line
 from muybridge.evaluate import load_evaluation
+from muybridge.models.registry import build
+from muybridge.weights.store import save
 
 
 def test_eval_tests_the_split_and_writes_what_it_is_asked_for(
@@ -36,6 +41,33 @@ def test_eval_under_windows_over_untrimmed_video(run, videos: Path, checkpoint: 
     assert code == 0
     assert "4 videos of 1 groups, 2 classes; protocol m_twi3 (views" in out
     assert load_evaluation(tmp_path / "result").text() + "\n" == out
+
+
+def test_a_network_of_three_segments_is_tested_on_lone_snippets(run, videos: Path, tmp_path: Path):
+    torch.manual_seed(0)
+    model = build("tsn", num_classes=2, backbone="r2d_10", width=0.125, num_segments=3)
+    weights = tmp_path / "tsn.safetensors"
+    save(weights, model, labels=ACTIONS)
+    rows = {}
+    for name, flags in {"own": (), "lone": ("--segments", 1), "three": ("--segments", 3)}.items():
+        code, printed, _ = run(
+            "eval", "--weights", weights, "--data", videos, "--groups", "person01", "--json",
+            "--protocol", "2x10/logit_mean", "--out", tmp_path / name, *flags,
+        )  # fmt: skip
+        assert code == 0
+        rows[name] = json.loads(printed)
+    assert rows["own"]["views"] == rows["three"]["views"]
+    assert [spec.num_segments for spec in load_evaluation(tmp_path / "lone").specs] == [1]
+    scores = {name: load_evaluation(tmp_path / name).logits for name in rows}
+    assert all(len(one) == 20 for one in scores["lone"])  # 2 snippets, ten crops
+    assert all(np.array_equal(a, b) for a, b in zip(scores["own"], scores["three"], strict=True))
+    assert not any(np.allclose(a, b) for a, b in zip(scores["own"], scores["lone"], strict=True))
+
+
+def test_segments_for_a_network_that_takes_none(run, videos: Path, checkpoint: Path):
+    code, _, err = run("eval", "--weights", checkpoint, "--data", videos, "--segments", 2)
+    assert code == 1
+    assert "[B, 3, T, H, W]" in only_line(err)
 
 
 def test_eval_of_named_groups_as_json(run, videos: Path, checkpoint: Path):

@@ -231,6 +231,10 @@ def evaluate(
         str,
         typer.Option(help="Which views: center (1, fast), 10x1, NxM, m_twi (long videos).", metavar="NAME"),
     ] = "center",
+    segments: Annotated[
+        int | None,
+        typer.Option(help="Snippets a view, as 1 for TSN's lone ones; the network's own if left out.", min=1),
+    ] = None,
     groups: Annotated[
         str | None,
         typer.Option(
@@ -262,6 +266,8 @@ def evaluate(
     from muybridge.data.dataset import stored_flow
     from muybridge.evaluate.report import write_report
     from muybridge.evaluate.run import evaluate as test
+    from muybridge.predict.loop import specs_of
+    from muybridge.weights.store import load
 
     trained = config_of_run(weights)
     if data is not None:
@@ -274,11 +280,16 @@ def evaluate(
         source = source.model_copy(update={"flow": str(flow)})
     names = _names(groups) or (() if trained is None or data is not None else trained.data.test)
     samples = choose_samples(read_samples(source), names)
+    model = load(weights)
+    specs = specs_of(model)
+    if segments is not None:
+        specs = tuple(spec.model_copy(update={"num_segments": segments}) for spec in specs)
     with progress("testing") as on_progress:
         result = test(
-            weights,
+            model,
             samples,
             protocol=protocol,
+            specs=specs,
             batch_size=batch_size,
             skip_broken=skip_broken,
             flow=stored_flow(source),
