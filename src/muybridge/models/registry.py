@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from muybridge.errors import ConfigError, UnknownModelError
 from muybridge.models.c3d import C3D
@@ -28,6 +28,8 @@ from muybridge.models.tsn_backbones import OWN_BACKBONES
 from muybridge.models.two_stream import SpatialStream, TemporalStream, TwoStream
 from muybridge.models.two_stream_fusion import TwoStreamFusion
 
+TakesImages = Literal["no", "too", "only"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelEntry:
@@ -39,7 +41,8 @@ class ModelEntry:
         year: of the paper.
         summary: what it is, in a few words.
         accuracy: what was published for it, with the data and the protocol; "" where nothing was.
-        takes_images: whether a file of weights is a 2D network's, by that network's own names: see `adapt`.
+        takes_images: whether a file of weights may be a 2D network's, by that network's own names, beside the
+            files of videos' networks ("too") or always ("only"): see `adapt`.
     """
 
     builder: Callable[..., VideoModel]
@@ -47,17 +50,24 @@ class ModelEntry:
     year: int
     summary: str
     accuracy: str = ""
-    takes_images: bool = False
+    takes_images: TakesImages = "no"
 
 
 Row = tuple[Callable[..., VideoModel], str, str]  # a network, what it is, what was published for it
 
 
-def _rows(table: dict[str, Row], paper: str, year: int, accuracy: str) -> dict[str, ModelEntry]:
+def _rows(
+    table: dict[str, Row], paper: str, year: int, accuracy: str, *, takes_images: TakesImages = "no"
+) -> dict[str, ModelEntry]:
     """An entry for each row of a table; in `accuracy` its number stands for {}."""
     return {
         name: ModelEntry(
-            builder=builder, paper=paper, year=year, summary=summary, accuracy=accuracy.format(published)
+            builder=builder,
+            paper=paper,
+            year=year,
+            summary=summary,
+            accuracy=accuracy.format(published),
+            takes_images=takes_images,
         )
         for name, (builder, summary, published) in table.items()
     }
@@ -263,7 +273,7 @@ MODELS: dict[str, ModelEntry] = {
         paper="Quo Vadis, Action Recognition?",
         year=2017,
         summary="a 2D network of torchvision or timm, inflated: backbone='timm/NAME'",
-        takes_images=True,
+        takes_images="only",
     ),
     **{f"{variant}_{layers}": _closer_look(variant, layers) for layers in DEPTHS for variant in VARIANTS},
     "r2plus1d_18_torchvision": ModelEntry(
@@ -281,6 +291,7 @@ MODELS: dict[str, ModelEntry] = {
         "Two-Stream Convolutional Networks for Action Recognition in Videos",
         2014,
         "UCF101 top-1 {}; 3 splits, 25 frames x 10 crops",
+        takes_images="too",
     ),
     # Beyond Short Snippets
     **{f"short_snippets_{name}": _short_snippets(name) for name in SHORT_SNIPPETS},
@@ -317,6 +328,7 @@ MODELS: dict[str, ModelEntry] = {
         year=2016,
         summary="one answer of a snippet from each of K segments; any backbone, BN-Inception by default",
         accuracy="UCF101 top-1 86.4, flow 90.1, both 94.9: K = 7, 25 snippets x 10 crops, 3 splits",
+        takes_images="too",
     ),
     # SlowFast
     **_rows(SLOWFAST, "SlowFast Networks for Video Recognition", 2019, "Kinetics-400 top-1 {}"),

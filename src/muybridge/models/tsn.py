@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from muybridge.errors import ConfigError
 from muybridge.models.blocks import channels_last
 from muybridge.models.contract import VideoModel
+from muybridge.models.image_network import fit_frames
 from muybridge.models.tsn_backbones import MODALITIES, Modality, NetworkBuilder, make_backbone
 from muybridge.models.tsn_consensus import Consensus, SegmentHead
 from muybridge.models.two_stream_inputs import stack_channels
@@ -129,7 +130,7 @@ class TSN(VideoModel):
     def adapt(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         """Cross-modality initialisation: the first filters of another modality, made to fit.
 
-        A checkpoint of the network that is the backbone here is taken too.
+        A checkpoint of the network that is the backbone here is taken too, and a file of its 2D network.
         """
         fitted = dict(tensors)
         if isinstance(self.backbone, VideoModel) and not any(name.startswith("backbone.") for name in fitted):
@@ -137,12 +138,7 @@ class TSN(VideoModel):
                 name if name.startswith("head.") else f"backbone.{name}": value
                 for name, value in fitted.items()
             }
-        first = next(f"backbone.{name}" for name, one in self.backbone.named_parameters() if one.ndim > 3)
-        found, own = fitted.get(first), self.get_parameter(first)
-        if found is None or found.ndim != own.ndim or found.shape[1] == own.shape[1]:
-            return fitted, ()
-        fitted[first] = cross_modality(found, own.shape[1])
-        return fitted, (first,)
+        return fit_frames(fitted, self.backbone, "backbone.")
 
     def _layer(self, name: str) -> nn.Module:
         inner = name.removeprefix("backbone.")
@@ -177,23 +173,6 @@ class TSN(VideoModel):
                 f"with num_frames={length}, or make snippets of {self.num_frames}"
             )
         return snippets
-
-
-def cross_modality(filters: Tensor, in_channels: int) -> Tensor:
-    """First filters for another number of channels: their mean over the channels, repeated.
-
-    Nothing is rescaled, so that on channels that are all equal they answer in_channels / C times what they
-    answered on a grey picture.
-
-    Shape:
-        filters [O, C, h, w] or [O, C, t, h, w]
-        output  the same, with in_channels for C
-
-    >>> import torch
-    >>> cross_modality(torch.tensor([1.0, 2.0, 6.0]).view(1, 3, 1, 1), 4).flatten()
-    tensor([3., 3., 3., 3.])
-    """
-    return filters.mean(1, keepdim=True).repeat_interleave(in_channels, dim=1)
 
 
 def _check(modality: str, width: float, num_segments: int, num_frames: int | None) -> None:

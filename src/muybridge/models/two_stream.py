@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from muybridge.errors import ConfigError, WeightsError
 from muybridge.models.contract import Head, VideoModel
+from muybridge.models.image_network import fit_frames
 from muybridge.models.two_stream_heads import MeanOfSoftmax, TaskHeads
 from muybridge.models.two_stream_inputs import check_inputs
 from muybridge.models.two_stream_towers import CNN_M, CnnM, make_stream, run_stream
@@ -84,6 +85,10 @@ class OneStream(VideoModel):
         who = self._who
         (x,) = check_inputs(inputs, self.modalities, self.num_flows, crop=self.crop, who=who)
         return run_stream(self.tower, x)
+
+    def adapt(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+        """Takes a file of the backbone's 2D network, too, and first filters of the other stream, as TSN."""
+        return fit_frames(tensors, self.tower, "tower.")
 
     def embed(self, *inputs: Tensor, layer: str | None = None) -> Tensor:
         """As of every network, and with layer="softmax" the scores, of which Sec. 2 trains an SVM."""

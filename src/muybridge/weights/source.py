@@ -13,8 +13,9 @@ from muybridge.models import registry
 from muybridge.models.contract import Card
 from muybridge.weights import manifest
 from muybridge.weights.cards import find_card
-from muybridge.weights.convert import Converted, classes_in, convert, tensors_in
+from muybridge.weights.convert import OURS, Converted, classes_in, convert, tensors_in
 from muybridge.weights.download import OnProgress, cached_path, check_hash, fetch, hash_in_name
+from muybridge.weights.formats import recognise
 from muybridge.weights.manifest import PublicCheckpoint
 from muybridge.weights.read import checkpoint_file, is_safetensors, read_tensors
 
@@ -95,11 +96,19 @@ def open_weights(weights: Path | str, network: str, *, format: str = "auto") -> 
         check_hash(path, digits, advice="Get it again, or rename it if its name says something else")
     if public is not None and format == "auto":
         format = public.format
-    if entry.takes_images and format == "auto":
-        found = Converted(format="a 2D network", tensors=tensors_in(read_tensors(path)))
+    state = read_tensors(path)
+    if format == "auto" and _is_of_images(tensors_in(state), entry):
+        found = Converted(format="a 2D network", tensors=tensors_in(state))
         return Source(path=path, network=network, found=found)
-    found = convert(read_tensors(path), format=format).named_for(network)
+    found = convert(state, format=format).named_for(network)
     return Source(path=path, network=network, found=found, public=public)
+
+
+def _is_of_images(tensors: Mapping[str, Any], entry: registry.ModelEntry) -> bool:
+    """Whether a file is to be taken for a 2D network's."""
+    if entry.takes_images == "too":
+        return recognise(tensors) is None and not any(name.startswith(OURS) for name in tensors)
+    return entry.takes_images == "only"
 
 
 def locate(weights: Path | str, network: str) -> tuple[Path, PublicCheckpoint | None]:

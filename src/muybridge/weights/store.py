@@ -259,7 +259,7 @@ def _explain(path: Path, model: VideoModel, tensors: Mapping[str, Tensor], wrong
 def _fitting_names(tensors: Mapping[str, Tensor], *, width: float) -> list[str]:
     """The networks of the registry whose trunk has just these tensors; none of them is given memory."""
     names = trunk_names(tensors)
-    own = [network for network, entry in registry.MODELS.items() if not entry.takes_images]
+    own = [network for network, entry in registry.MODELS.items() if entry.takes_images != "only"]
     alike = [network for network in own if _names_of(network) == names]
     with torch.device("meta"):
         return [

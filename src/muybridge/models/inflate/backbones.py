@@ -4,11 +4,11 @@ Neither library is imported before a network of it is asked for.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from muybridge.config import ClipSpec
 from muybridge.errors import ConfigError, MissingExtraError
@@ -40,6 +40,27 @@ def build_backbone(name: str, *, num_frames: int) -> tuple[nn.Module, ClipSpec]:
     with torch.device("cpu"):  # some networks read numbers out of tensors as they are built: "meta" has none
         network, spec = LIBRARIES[library](model, num_frames)
     return network.to(torch.get_default_device()), spec
+
+
+def by_own_names(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> Mapping[str, Tensor]:
+    """The tensors of another port of a 2D network, which has them in the same order; else `state` itself.
+
+    Args:
+        state: of a file.
+        shapes: of all tensors of the network, by its own names.
+
+    >>> found = by_own_names({"a.weight": torch.zeros(2, 3)}, {"fc.weight": torch.Size([2, 3])})
+    >>> list(found)
+    ['fc.weight']
+    """
+    pairs = list(zip(shapes, state, strict=False))
+    alike = all(
+        one.rpartition(".")[2] == other.rpartition(".")[2] and shapes[one] == state[other].shape
+        for one, other in pairs
+    )
+    if len(shapes) != len(state) or not alike or not set(shapes).isdisjoint(state):
+        return state
+    return {one: state[other] for one, other in pairs}
 
 
 def _from_torchvision(name: str, num_frames: int) -> tuple[nn.Module, ClipSpec]:

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from muybridge.errors import ConfigError, InflationError, WeightsError
 from muybridge.models.blocks import channels_last
 from muybridge.models.contract import VideoModel, check_clip
-from muybridge.models.inflate.backbones import build_backbone
+from muybridge.models.inflate.backbones import build_backbone, by_own_names
 from muybridge.models.inflate.convert import rewrite
 from muybridge.models.inflate.layers import FilterInit, TimePadding, inflate_weight
 from muybridge.models.inflate.trace import Traced, trace
@@ -118,7 +118,7 @@ class InflatedNetwork(VideoModel):
             WeightsError: it is another network's.
         """
         tensors, spread, wrong = {}, [], []
-        own, state = self.trunk.state_dict(), self._by_own_names(state)
+        own, state = self.trunk.state_dict(), by_own_names(state, self._shapes_2d)
         for key, value in own.items():
             if key not in state:
                 wrong += [] if key.endswith("num_batches_tracked") else [f"missing {key}"]
@@ -160,18 +160,6 @@ class InflatedNetwork(VideoModel):
         found = self.from_2d(state)
         self.load_state_dict(found.tensors, strict=False)
         return found
-
-    def _by_own_names(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """The tensors of another port of the 2D network, which has them in the same order."""
-        own = self._shapes_2d
-        pairs = list(zip(own, state, strict=False))
-        alike = all(
-            one.rpartition(".")[2] == other.rpartition(".")[2] and own[one] == state[other].shape
-            for one, other in pairs
-        )
-        if len(own) != len(state) or not alike or not set(own).isdisjoint(state):
-            return state
-        return {one: state[other] for one, other in pairs}
 
     def _layer(self, name: str) -> nn.Module:
         """Modules of modules are not called, the identity behind each of them is."""
