@@ -38,16 +38,10 @@ DROPOUT = 0.5  # of networks with BatchNorm
 # Without BatchNorm the features of two frames of one camera differ by a tenth: at 0.001 the ReLUs of conv5
 # die, and dropout drowns what differs. Chosen by the training loss.
 PLAIN_LR, PLAIN_DROPOUT = 0.0002, 0.0
-PLAIN = (
-    "deepvideo",
-    "two_stream",
-    "short_snippets",
-)  # what the names of networks without BatchNorm start with
-MEANS = {
-    "utd_mhad_rgb": 0.61,
-    "utd_mhad_depth": 0.067,
-    "weizmann": 0.45,
-}  # of the frames, black 0 and white 1
+# What the names of networks without BatchNorm start with.
+PLAIN = ("deepvideo", "two_stream", "short_snippets")
+# Of the frames, black 0 and white 1.
+MEANS = {"utd_mhad_rgb": 0.61, "utd_mhad_depth": 0.067, "weizmann": 0.45}
 NUM_CLASSES = {"utd_mhad_rgb": 5, "utd_mhad_depth": 27, "weizmann": 10}
 LITE0 = "timm/tf_efficientnet_lite0"
 TEST_SUBJECTS = "s2,s4,s6,s8"
@@ -197,7 +191,8 @@ def flow_folder(asked: argparse.Namespace, quality: str) -> Path:
 
 def uses_flow(row: Row) -> bool:
     """Whether the network looks at flow."""
-    return any(spec.is_flow for spec in build(row.model, num_classes=2, **row.arguments).default_specs)
+    model = build(row.model, num_classes=2, width=row.width, **row.arguments)
+    return any(spec.is_flow for spec in model.default_specs)
 
 
 def store_flow(asked: argparse.Namespace, quality: str) -> None:

@@ -5,17 +5,16 @@ taken for done; a full disk reported as a broken file.
 """
 
 import os
-import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from full_disk import largest_file
 
 from muybridge.errors import ConfigError, DataError, StorageError, VideoError
 from muybridge.extract import FileTask, Outcome, Progress, extract_flow, run_files
@@ -51,17 +50,6 @@ def found(folder: Path) -> list[Path]:
 
 def statuses(outcomes: Sequence[Outcome]) -> dict[str, str]:
     return {outcome.source.name: outcome.status for outcome in outcomes}
-
-
-@contextmanager
-def largest_file(num_bytes: int) -> Iterator[None]:
-    """A disk that is full after so many bytes of a file."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 # Works of other kinds than flow, as features will be

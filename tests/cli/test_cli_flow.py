@@ -1,6 +1,8 @@
 """`muybridge flow`: what it prints, and how it ends."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +67,23 @@ def test_fields_can_be_computed_on_a_device_of_torch(run, folder: Path, tmp_path
             codes.append(reader.codes([(i, i + 1) for i in range(6)]).astype(int))
     assert np.abs(codes[0] - codes[1]).max() <= 1  # of 255 levels
     assert codes[0].std() > 0
+
+
+def test_the_device_is_the_one_that_computes(folder: Path, tmp_path: Path) -> None:
+    """With a device of torch the compiled code is not even imported."""
+    words = ["flow", str(folder / "wave" / "a.mp4"), "--workers", "0", "--param", "num_warps=1"]
+    code = (
+        "import sys; from muybridge.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print('numba' in sys.modules)"
+    )
+    found = {}
+    for name, device in (("numba", []), ("torch", ["--device", "cpu"])):
+        command = [sys.executable, "-c", code, *words, "--out", str(tmp_path / name), *device]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found[name] = done.stdout.splitlines()[-1]
+    assert found == {"numba": "True", "torch": "False"}
 
 
 def test_some_files_fail(run, folder: Path, tmp_path: Path) -> None:

@@ -3,15 +3,14 @@
 import multiprocessing
 import os
 import pickle
-import resource
 import threading
 import tracemalloc
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from full_disk import largest_file
 
 from muybridge.data.cache import FrameCache
 from muybridge.errors import StorageError, VideoError
@@ -236,17 +235,6 @@ def test_it_goes_to_workers(tmp_path: Path, clip: Path) -> None:
 
 
 # How much it takes
-
-
-@contextmanager
-def largest_file(num_bytes: int) -> Iterator[None]:
-    """A disk that is full after so many bytes of a file."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_disk_that_is_full(tmp_path: Path, clip: Path) -> None:

@@ -4,14 +4,13 @@ Seen to fail: frames asked for that no field needs; a store written over by two 
 tried anew for each view; more remembered than was allowed.
 """
 
-import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from full_disk import largest_file
 
 from muybridge.config import ClipSpec
 from muybridge.errors import StorageError
@@ -68,17 +67,6 @@ class Asked:
 
 def codes(clip: Path, indices: Sequence[int], read: Asked, store: FlowStore | None = None) -> UInt8Array:
     return view_codes(clip, indices, SPEC, video_size=SIZE, read=read, store=store)
-
-
-@contextmanager
-def largest_file(num_bytes: int) -> Iterator[None]:
-    """A disk that is full after so many bytes of a file."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_only_frames_of_fields_that_move_are_asked_for(clip: Path) -> None:

@@ -4,13 +4,11 @@ Seen to fail: the index off by a packet; a key forgotten; the checksum not looke
 compared; the end not looked for.
 """
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from full_disk import largest_file
 
 from muybridge.errors import ConfigError, DataError, DecodeError, StorageError
 from muybridge.flow.header import QUALITIES, FlowHeader
@@ -58,17 +56,6 @@ def write(path: Path, codes: np.ndarray, **changes: object) -> Path:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("store") / "a.flow", waves(29))
-
-
-@contextmanager
-def largest_file(num_bytes: int) -> Iterator[None]:
-    """A disk that is full after so many bytes of a file."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 # What goes in comes out

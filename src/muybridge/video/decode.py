@@ -119,17 +119,17 @@ class VideoReader:
 
     def __init__(self, source: Source, *, fps: float | None = None, threads: int | None = None) -> None:
         if isinstance(source, np.ndarray):
-            self._decoder: _ArrayDecoder | FileDecoder = _ArrayDecoder(source, fps or DEFAULT_FPS)
+            decoder: _ArrayDecoder | FileDecoder = _ArrayDecoder(source, fps or DEFAULT_FPS)
         elif fps is not None:
             raise VideoError(f"{source_name(source)}: a file has its own rate; fps={fps} is for arrays")
         else:
-            self._decoder = FileDecoder(source)
+            decoder = FileDecoder(source)
         with ExitStack() as stack:
-            stack.callback(self._decoder.close)
-            scan = self._decoder.scan()
+            stack.callback(decoder.close)
+            scan = decoder.scan()
             threads = default_threads() if threads is None else threads
             self._finder = FrameFinder(
-                self._decoder,
+                decoder,
                 scan.facts,
                 scan.index(),
                 trusted=is_one_to_one(scan.packets, scan.facts),
@@ -140,7 +140,7 @@ class VideoReader:
         self._claim = self._finder.index  # what `info` is about; a damaged file may turn out to hold less
         self.info = scan.info(self._claim, exact=True)
         self._facts, self._orientation = scan.facts, scan.orientation
-        self._lanes = [_Lane(self._decoder, self._finder, _Converter(scan.orientation, self.info))]
+        self._lanes = [_Lane(decoder, self._finder, _Converter(scan.orientation, self.info))]
         # More than one place of a file can be read at once where it can be opened more than once.
         self._source = source if isinstance(source, str | Path | bytes) else None
         self._max_lanes = 1 if self._source is None else threads
