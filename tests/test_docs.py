@@ -182,6 +182,19 @@ def test_the_page_on_r2plus1d_counts_as_the_code_does():
         assert re.search(rf"top-1 {re.escape(top1)}\b", MODELS[name].accuracy)
 
 
+def test_the_page_on_3d_resnets_counts_as_the_code_does():
+    import torch
+
+    page = (ROOT / "docs" / "papers" / "resnet3d.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ResNet-\d+ \| `(\w+)` \| ([\d,]+) \| ([\d.]+) \|$", page, re.MULTILINE)
+    assert len(rows) == 6
+    for name, parameters, gmac in rows:
+        with torch.device("meta"):
+            model = build(name)
+        assert f"{count_parameters(model):,}" == parameters
+        assert f"{count_macs(model, (3, 16, 112, 112)) / 1e9:.2f}" == gmac
+
+
 def test_the_page_on_protocols_has_their_digests():
     text = (ROOT / "docs" / "protocols.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \|.*\| `([0-9a-f]{8})` \|$", text, re.MULTILINE))

@@ -27,6 +27,7 @@ SHOWN = {
     "mc3_18": "r2plus1d",
     "r2plus1d_18": "r2plus1d",
     "r2plus1d_34": "r2plus1d",
+    "resnet3d_50": "resnet3d",
     "slow_r50_8x8": "slowfast",
     "slowfast_r50_4x16": "slowfast",
     "slowfast_r50_8x8": "slowfast",

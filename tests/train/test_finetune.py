@@ -1,7 +1,10 @@
 """From a checkpoint to other classes: what is taken, what is new, what rests; defaults for a folder."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,6 +18,9 @@ from muybridge.train.defaults import default_config
 from muybridge.train.optim import parameter_groups, set_trainable
 from muybridge.train.recipes import read_recipe, recipe_names
 from muybridge.train.run import train
+from muybridge.types import UInt8Array
+from muybridge.video.decode import VideoReader
+from muybridge.video.encode import write_video
 from muybridge.weights.store import save
 
 SPEC = ClipSpec(num_frames=4, frame_stride=2, resize=32, crop=24)
@@ -142,6 +148,9 @@ def test_defaults_work_for_a_folder_and_say_why(figures_dir: Path, tmp_path: Pat
     assert config.data.cache == str(tmp_path / "run" / "cache")
     assert config.clip is not None
     assert config.clip[0].frame_stride is None
+    assert config.clip[0].modality == "rgb_diff"  # the figures' camera stands still
+    assert config.clip[0].mean == (0.0, 0.0, 0.0)
+    assert "the camera stands still (" in text
     assert (config.model.name, config.model.width) == ("r2plus1d_10", 0.25)
     result = train(config.model_copy(update={"epochs": 1}), tmp_path / "run")
     assert result.num_val == 6
@@ -155,8 +164,8 @@ def test_defaults_work_for_a_folder_and_say_why(figures_dir: Path, tmp_path: Pat
         ("two_stream", 0.25, [("rgb", 1, 1), ("flow", 10, 1)]),
         ("tsn", 0.25, [("rgb", 1, 3)]),
         ("deepvideo_single", 0.25, [("rgb", 1, 1)]),
-        ("slowfast_r50_4x16", 0.25, [("rgb", 32, 1)]),
-        ("inflated", 1.0, [("rgb", 16, 1)]),
+        ("slowfast_r50_4x16", 0.25, [("rgb_diff", 32, 1)]),
+        ("inflated", 1.0, [("rgb_diff", 16, 1)]),
     ],
 )
 def test_defaults_for_a_named_network_give_it_the_clips_it_takes(
@@ -166,6 +175,60 @@ def test_defaults_for_a_named_network_give_it_the_clips_it_takes(
     assert (config.model.name, config.model.width) == (name, width)
     assert [(one.modality, one.num_frames, one.num_segments) for one in config.clip or ()] == looks_at
     assert f"{name} with {width:g} of the paper's channels" in said
+
+
+def filmed(folder: Path, *, person: float = 0.0, camera: float = 0.0, num_frames: int = 40) -> Path:
+    """Two videos of a textured wall; a disc before it and the camera move by so many pixels a frame."""
+    wall = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (96, 400, 3), np.uint8), (9, 9), 2)
+
+    def frames() -> Iterator[UInt8Array]:
+        for index in range(num_frames):
+            at = round(camera * index)
+            picture = np.ascontiguousarray(wall[:, at : at + 128])
+            yield cv2.circle(picture, (round(30 + person * index), 48), 12, (255, 255, 255), -1)
+
+    for label in ("a", "b"):
+        (folder / label).mkdir(parents=True)
+        write_video(folder / label / "1.mp4", frames(), fps=25)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("motion", "modality"),
+    [
+        ({"person": 1.5}, "rgb_diff"),
+        ({"camera": 3.0}, "rgb"),
+        ({"person": 1.5, "camera": 3.0}, "rgb"),
+        ({}, "rgb"),  # nothing moves: differences would show nothing
+    ],
+)
+def test_a_still_camera_is_seen(tmp_path: Path, motion: dict[str, float], modality: str) -> None:
+    config, said = default_config(filmed(tmp_path / "videos", **motion))
+    assert config.clip is not None
+    (spec,) = config.clip
+    assert spec.modality == modality
+    assert any("the camera stands still" in sentence for sentence in said) == (modality == "rgb_diff")
+    if modality == "rgb_diff":
+        assert 0.02 <= min(spec.std) <= max(spec.std) < 0.3
+    else:
+        assert min(spec.mean) > 0.3  # those of the pictures
+
+
+def test_only_the_piece_that_is_labelled_is_looked_at(tmp_path: Path) -> None:
+    """The camera moves in the first half of the film alone; the pieces are in its second half."""
+    wall = filmed(tmp_path / "videos", camera=3.0)
+    still = filmed(tmp_path / "still", person=1.5)
+    with VideoReader(wall / "a" / "1.mp4") as first, VideoReader(still / "a" / "1.mp4") as second:
+        both = [*first.read(range(40)), *second.read(range(40))]
+    write_video(tmp_path / "film.mp4", iter(both), fps=25)
+    table = tmp_path / "labels.csv"
+    for start, end, modality in ((0, 1.6, "rgb"), (1.6, 3.2, "rgb_diff")):
+        half = (end - start) / 2  # two pieces of that half of the film
+        table.write_text(
+            f"path,label,start,end\nfilm.mp4,a,{start},{start + half}\nfilm.mp4,b,{start + half},{end}\n"
+        )
+        config, _ = default_config(table)
+        assert [spec.modality for spec in config.clip or ()] == [modality]
 
 
 def test_defaults_for_fine_tuning_take_the_network_of_the_checkpoint(

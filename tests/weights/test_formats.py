@@ -265,10 +265,6 @@ def five_axes() -> Tensor:
 @pytest.mark.parametrize(
     ("state", "what"),
     [
-        (
-            {"conv1.weight": five_axes(), "layer1.0.conv1.weight": five_axes()},
-            "a 3D ResNet of kenshohara: it has a stem of 7 x 7 x 7",
-        ),
         ({"blocks.0.conv.weight": five_axes(), "pos_embed": five_axes()}, "a vision transformer"),
         ({"model.detection_head.proj.weight": five_axes()}, "a detector of AVA"),
     ],

@@ -30,6 +30,7 @@ from muybridge.errors import WeightsError
 from muybridge.models.registry import build
 from muybridge.weights.convert import convert, mismatches
 from muybridge.weights.formats import FORMATS
+from muybridge.weights.manifest import of_network
 from muybridge.weights.store import build_from, open_weights
 
 # Modality: channels of a frame, frames.
@@ -150,6 +151,12 @@ def test_mmaction2_s_tsn_has_the_published_size_and_its_depth_is_found():
         assert said("tsn", state)["backbone"] == backbone
         with torch.device("meta"):
             assert mismatches(convert(state).tensors, build("tsn", num_classes=5, **said("tsn", state))) == []
+        of_this_depth = [one for one in of_network("tsn") if one.arguments["backbone"] == backbone]
+        assert of_this_depth
+        for public in of_this_depth:
+            arguments = {**said("tsn", state), **public.arguments}
+            with torch.device("meta"):
+                assert mismatches(convert(state).tensors, build("tsn", num_classes=5, **arguments)) == []
     with pytest.raises(
         WeightsError, match=r"mmaction2 with \[3, 8, 36, 3\] bottlenecks; tsn has resnet50 \[3"
     ):

@@ -25,7 +25,7 @@ from muybridge.config import ClipSpec
 from muybridge.errors import ConfigError
 from muybridge.models.blocks import Conv3d, Size3, channels_last, init_msra, scaled
 from muybridge.models.contract import VideoModel, check_clip
-from muybridge.models.resnet import ResidualBlock
+from muybridge.models.resnet import Projection, ResidualBlock, Stem
 
 Kind = Literal["2d", "3d", "2+1d"]
 StemKind = Literal["all", "2d", "3d", "2+1d"]  # "all": one kernel over all frames, Sec. 3.1
@@ -126,26 +126,6 @@ class Conv2Plus1d(nn.Module):
         return y
 
 
-class Stem(nn.Module):
-    """conv1 of Table 1: 3 x 7 x 7, stride 1 x 2 x 2, BatchNorm, ReLU; a pooling, for mmaction2's weights.
-
-    Shape:
-        input  [B, 3, T, H, W]
-        output [B, channels, T or 1, H / 2, W / 2], or half of these with the pooling
-    """
-
-    def __init__(self, conv: nn.Module, channels: int, *, bn_eps: float, pool: nn.Module) -> None:
-        super().__init__()
-        self.conv = conv
-        self.bn = nn.BatchNorm3d(channels, eps=bn_eps)
-        self.relu = nn.ReLU(inplace=True)
-        self.pool = pool
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.pool(self.relu(self.bn(self.conv(x))))
-        return y
-
-
 class VideoResNet(VideoModel):
     """One ResNet skeleton (Table 1), five ways to convolve in it (Fig. 1).
 
@@ -239,7 +219,7 @@ class VideoResNet(VideoModel):
             conv_a = self._conv(kind, n, channels, stride=s, block_in=n)
             conv_b = self._conv(kind, channels, channels, stride=(1, 1, 1), block_in=n)
             block = ResidualBlock(n, (conv_a, conv_b), (channels, channels), stride=s, bn_eps=self.bn_eps)
-            if self.layout == "mmaction2" and block.shortcut is not None:
+            if self.layout == "mmaction2" and isinstance(block.shortcut, Projection):
                 mid = mid_channels(n, channels, side=1)
                 block.shortcut.conv = Conv2Plus1d(
                     n, channels, mid=mid, kernel=(1, 1), stride=s, bn_eps=self._mid_eps

@@ -20,6 +20,7 @@ from muybridge.models.i3d_baselines import ConvNet3D, ConvNetLSTM, FusedTwoStrea
 from muybridge.models.inflate.network import InflatedNetwork
 from muybridge.models.nonlocal_net import NonLocalNet
 from muybridge.models.r2plus1d import DEPTHS, VARIANTS, VideoResNet
+from muybridge.models.resnet3d import BLOCKS, ResNet3D
 from muybridge.models.short_snippets import FeaturePooling
 from muybridge.models.short_snippets_lstm import SnippetLSTM
 from muybridge.models.slowfast import OnePathway, SlowFast, SlowFastFlow
@@ -330,6 +331,16 @@ MODELS: dict[str, ModelEntry] = {
         accuracy="UCF101 top-1 86.4, flow 90.1, both 94.9: K = 7, 25 snippets x 10 crops, 3 splits",
         takes_images="too",
     ),
+    # 3D ResNets
+    **{
+        f"resnet3d_{layers}": ModelEntry(
+            builder=partial(ResNet3D, layers),
+            paper="Can Spatiotemporal 3D CNNs Retrace the History of 2D CNNs and ImageNet?",
+            year=2018,
+            summary=f"a ResNet of {layers} layers, 3D throughout, for kenshohara's weights",
+        )
+        for layers in BLOCKS
+    },
     # SlowFast
     **_rows(SLOWFAST, "SlowFast Networks for Video Recognition", 2019, "Kinetics-400 top-1 {}"),
 }

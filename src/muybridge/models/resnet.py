@@ -1,7 +1,8 @@
 """Deep Residual Learning. He, Zhang, Ren, Sun, CVPR 2016 (arXiv:1512.03385): its blocks, for clips.
 
 Where to find the paper here: Fig. 2 and Fig. 5 are `ResidualBlock` (basic with two convolutions, bottleneck
-with three); option B of Sec. 3.3, the projection shortcut, is `Projection`.
+with three); of Sec. 3.3, option A is `ZeroPadding` and option B, the projection shortcut, `Projection`;
+conv1 of Table 1 is `Stem`.
 
 Shape letters: B clips, C channels, T frames, H height, W width.
 """
@@ -12,6 +13,37 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muybridge.models.blocks import Conv3d, Size3
+
+
+class Stem(nn.Module):
+    """conv1: a convolution, BatchNorm, ReLU, and what pools behind it.
+
+    Args:
+        conv: what convolves; a plain convolution or several.
+        channels: its output channels.
+        bn_eps: of BatchNorm.
+        pool: `nn.Identity()` where nothing pools.
+
+    Shape:
+        input  [B, C, T, H, W]
+        output [B, channels, T', H', W']
+
+    >>> import torch
+    >>> stem = Stem(Conv3d(3, 8, (3, 7, 7), stride=(1, 2, 2)), 8, bn_eps=1e-5, pool=nn.Identity())
+    >>> stem(torch.zeros(1, 3, 4, 32, 32)).shape
+    torch.Size([1, 8, 4, 16, 16])
+    """
+
+    def __init__(self, conv: nn.Module, channels: int, *, bn_eps: float, pool: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+        self.bn = nn.BatchNorm3d(channels, eps=bn_eps)
+        self.relu = nn.ReLU(inplace=True)
+        self.pool = pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.pool(self.relu(self.bn(self.conv(x))))
+        return y
 
 
 class Projection(nn.Module):
@@ -30,6 +62,29 @@ class Projection(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.bn(self.conv(x))
         return y
+
+
+class ZeroPadding(nn.Module):
+    """The shortcut without weights: every `stride`-th place, and zeros for the channels that are missing.
+
+    Shape:
+        input  [B, C, T, H, W]
+        output [B, out_channels, T', H', W']
+
+    >>> import torch
+    >>> ZeroPadding(6, stride=(2, 2, 2))(torch.ones(1, 4, 3, 3, 3)).sum((2, 3, 4))
+    tensor([[8., 8., 8., 8., 0., 0.]])
+    """
+
+    def __init__(self, out_channels: int, *, stride: Size3) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        t, h, w = self.stride
+        missing = self.out_channels - x.shape[1]
+        return F.pad(x[:, :, ::t, ::h, ::w], (0, 0, 0, 0, 0, 0, 0, missing))
 
 
 class ResidualBlock(nn.Module):
@@ -70,7 +125,7 @@ class ResidualBlock(nn.Module):
         for letter, conv, width in zip(self.letters, convs, channels, strict=True):
             self.add_module(f"conv_{letter}", conv)
             self.add_module(f"bn_{letter}", nn.BatchNorm3d(width, eps=bn_eps))
-        self.shortcut: Projection | None = None
+        self.shortcut: Projection | ZeroPadding | None = None
         if in_channels != channels[-1] or stride != (1, 1, 1):
             self.shortcut = Projection(in_channels, channels[-1], stride=stride, bn_eps=bn_eps)
 

@@ -26,6 +26,7 @@ from muybridge.train.log import duration_text
 from muybridge.train.setup import read_init
 from muybridge.types import Sample, Size, UInt8Array, VideoInfo
 from muybridge.video.decode import VideoReader
+from muybridge.video.sampling import frame_range
 
 __all__ = ["default_config"]
 
@@ -35,6 +36,10 @@ NUM_PROBED = 24  # files that are opened to learn how large and how long the vid
 LONG_SECONDS = 10.0  # in a longer piece 16 frames over the whole of it lie too far apart to show motion
 SIDES = ((112, (112, 96)), (88, (88, 80)), (0, (72, 64)))  # source's short side -> resize, crop
 SMALLEST_STD = 0.05  # of near-black videos: a smaller one would blow noise up
+SMALLEST_DIFFERENCE_STD = 0.02  # the same, of differences of frames
+MOVES_STD = 0.004  # differences below this, one level of 255, are the noise of the camera
+SAME = 0.03  # white is 1: a pixel that changes by less has kept its value
+STILL = 0.75  # the camera stands still where at least this part of a frame keeps its values
 LONG_FPS = 8.0  # 16 frames are then 2 s
 VAL_FRACTION = 0.2
 MIN_VIDEOS_FOR_VAL = 20
@@ -119,6 +124,8 @@ class Seen:
         aspects: smallest and largest width / height.
         mean: of each channel, white is 1.
         std: of each channel over all pixels, white is 1.
+        kept: what part of a frame has the same values a quarter of the video later, median.
+        difference_std: of each channel of the difference of two frames that follow one another in a clip.
     """
 
     short_side: int
@@ -127,25 +134,36 @@ class Seen:
     aspects: tuple[float, float]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    kept: float
+    difference_std: tuple[float, float, float]
+
+    @property
+    def camera_is_still(self) -> bool:
+        """Whether most of a picture stays as it is and something moves in it."""
+        return self.kept >= STILL and max(self.difference_std) >= MOVES_STD
 
 
 def look_at(samples: Sequence[Sample]) -> Seen:
-    """Opens a few of the videos, evenly from the list, and decodes three frames of each.
+    """Opens a few of the videos, evenly from the list, and decodes three pairs of frames of each.
 
     Raises:
         DataError: none of them can be read.
     """
     infos: list[VideoInfo] = []
     lengths: list[float] = []
-    frames: list[UInt8Array] = []
+    pairs: list[UInt8Array] = []
     problem = ""
     step = max(1, len(samples) // NUM_PROBED)
     for sample in samples[::step][:NUM_PROBED]:
         try:
             with VideoReader(sample.path) as reader:
                 info = reader.info
-                indices = [info.num_frames * part // 4 for part in (1, 2, 3)]
-                frames.append(reader.read(indices, size=Size(32, 32)))
+                first, stop = frame_range(info, sample.start_seconds, sample.end_seconds)
+                length = stop - first
+                firsts = [first + length * part // 4 for part in (1, 2, 3)]
+                nexts = [min(index + _gap(length, info.fps), stop - 1) for index in firsts]
+                frames = reader.read(firsts + nexts, size=Size(32, 32))
+                pairs.append(frames.reshape(2, 3, *frames.shape[1:]))
         except VideoError as error:
             problem = str(error)
             continue
@@ -154,7 +172,11 @@ def look_at(samples: Sequence[Sample]) -> Seen:
         lengths.append(end - sample.start_seconds)
     if not infos:
         raise DataError(f"none of the videos that were looked at can be read; one of them: {problem}")
-    pixels = np.concatenate(frames).reshape(-1, 3) / 255.0
+    looked = np.stack(pairs) / 255.0  # [videos, 2, 3, 32, 32, channels]
+    pixels = looked[:, 0].reshape(-1, 3)
+    differences = (looked[:, 1] - looked[:, 0]).reshape(-1, 3)
+    greys = looked[:, 0].mean(axis=-1)
+    keeps = (np.abs(np.diff(greys, axis=1)) < SAME).mean(axis=(1, 2, 3))
     aspects = [info.width / info.height for info in infos]
     return Seen(
         short_side=round(statistics.median(min(info.size) for info in infos)),
@@ -163,7 +185,14 @@ def look_at(samples: Sequence[Sample]) -> Seen:
         aspects=(min(aspects), max(aspects)),
         mean=_three(pixels.mean(axis=0)),
         std=_three(np.maximum(pixels.std(axis=0), SMALLEST_STD)),
+        kept=float(np.median(keeps)),
+        difference_std=_three(differences.std(axis=0)),
     )
+
+
+def _gap(length: int, fps: float) -> int:
+    """Frames of the file from one frame of a clip to the next one, about."""
+    return max(1, round(fps / LONG_FPS) if length > LONG_SECONDS * fps else length // NUM_FRAMES)
 
 
 def _three(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
@@ -263,7 +292,14 @@ def _rgb_clip(num_frames: int, seen: Seen, said: list[str]) -> ClipSpec:
         resize = (side, side)
         said.append(f"frames are squeezed to {side} x {side}, so that none of the picture is lost")
     said.append(f"the network sees {crop} x {crop} pixels; mean and std are those of the videos")
-    return ClipSpec(**frames, resize=resize, crop=crop, mean=seen.mean, std=seen.std)
+    if not seen.camera_is_still:
+        return ClipSpec(**frames, resize=resize, crop=crop, mean=seen.mean, std=seen.std)
+    said.append(
+        f"the camera stands still ({seen.kept:.0%} of a picture keeps its values): clips are differences of "
+        f"frames, which show what moves; `modality: rgb` in config.yaml shows the pictures"
+    )
+    std = tuple(max(value, SMALLEST_DIFFERENCE_STD) for value in seen.difference_std)
+    return ClipSpec(**frames, resize=resize, crop=crop, modality="rgb_diff", mean=(0.0, 0.0, 0.0), std=std)
 
 
 def _augment(labels: tuple[str, ...], said: list[str]) -> AugmentConfig:

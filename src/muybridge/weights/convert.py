@@ -103,14 +103,8 @@ def _has(part: str) -> Callable[[Mapping[str, Tensor]], bool]:
     return lambda tensors: any(part in name for name in tensors)
 
 
-def _is_kenshohara(tensors: Mapping[str, Tensor]) -> bool:
-    weights = (tensors.get("conv1.weight"), tensors.get("layer1.0.conv1.weight"))
-    return all(weight is not None and weight.ndim == 5 for weight in weights)
-
-
 # Files that are known, and that no network here can take.
 REFUSED: dict[str, Callable[[Mapping[str, Tensor]], bool]] = {
-    "a 3D ResNet of kenshohara: it has a stem of 7 x 7 x 7 and a max pooling behind it": _is_kenshohara,
     "TSM: it moves channels from frame to frame": _has(".conv.net."),
     "X3D, CSN or another depthwise network": _has(".norm_b.1.block."),
     "a vision transformer": _has("pos_embed"),

@@ -138,6 +138,26 @@ PLAIN: dict[str, Any] = {"arguments": {"lateral": "t_conv_mmaction2"}}  # withou
 PLAIN7: dict[str, Any] = {"arguments": {"lateral": "t_conv7_mmaction2"}}
 DOT: dict[str, Any] = {"source": "mmaction2-dot-product", "arguments": {"nl_kind": "dot_product"}}
 UCF101: dict[str, Any] = {"data": "ucf101", "labels": "", "num_classes": 101, "protocol": TEN_CLIPS}
+R34_8X8: dict[str, Any] = {
+    "source": "mmaction2-8x8",
+    "arguments": {"layout": "mmaction2", "num_frames": 8},
+    "clip": {"frame_stride": 8},
+}
+R34_32X2: dict[str, Any] = {"arguments": {"layout": "mmaction2"}, "clip": {"frame_stride": 2}}
+SNIPPETS = "25 snippets x 10 crops"
+R50: dict[str, Any] = {"arguments": {"backbone": "resnet50", "num_segments": 8}, "protocol": SNIPPETS}
+R50_3: dict[str, Any] = {
+    "source": "mmaction2-3-segments",
+    "arguments": {"backbone": "resnet50"},
+    "protocol": SNIPPETS,
+}
+R101: dict[str, Any] = {
+    "source": "mmaction2-r101",
+    "arguments": {"backbone": "resnet101", "num_segments": 8},
+    "protocol": SNIPPETS,
+}
+R34_MM = "r2plus1d_r34_8xb8-{}x1-180e_kinetics400-rgb"
+TSN_MM = "tsn_imagenet-pretrained-{}_8xb32-1x1x{}-100e_kinetics400-rgb"
 SLOWFAST_MM = "slowfast_{}_kinetics400-rgb"
 I3D_MM = "i3d_imagenet-pretrained-r50{}_8xb8-32x2x1-100e_kinetics400-rgb"
 
@@ -195,6 +215,11 @@ MANIFEST: tuple[PublicCheckpoint, ...] = (
     _mmaction2("i3d_r50_nl5", I3D_MM.format("-nl-dot-product"), "20220812-8e1f2148", "74.80 / 92.07", **DOT),
     _mmaction2("i3d_r50_nl5", I3D_MM.format("-nl-gaussian"),
                "20220812-0c5cbf5a", "73.97 / 91.33", source="mmaction2-gaussian"),
+    _mmaction2("r2plus1d_34", R34_MM.format("32x2"), "20220812-4270588c", "75.46 / 92.28", **R34_32X2),
+    _mmaction2("r2plus1d_34", R34_MM.format("8x8"), "20220812-47cfe041", "69.76 / 88.41", **R34_8X8),
+    _mmaction2("tsn", TSN_MM.format("r50", 8), "20220906-2692d16c", "74.12 / 91.34", **R50),
+    _mmaction2("tsn", TSN_MM.format("r50", 3), "20220906-cd10898e", "72.83 / 90.65", **R50_3),
+    _mmaction2("tsn", TSN_MM.format("r101", 8), "20220906-23cff032", "75.89 / 92.07", **R101),
     _mmaction2("c3d", "c3d_sports1m-pretrained_8xb30-16x1x1-45e_ucf101-rgb",
                "20220811-31723200", "83.08 / 95.93, split 1", **UCF101),
     PublicCheckpoint(  # without a classifier

@@ -1,10 +1,13 @@
 """State dicts of others, one module a code base: tensors by their names in, tensors by ours out."""
 
-from collections.abc import Collection
+from collections.abc import Mapping
+
+from torch import Tensor
 
 from muybridge.weights.formats import (
     caffe,
     inception,
+    kenshohara,
     mmaction2,
     pyslowfast,
     pytorchvideo,
@@ -27,6 +30,7 @@ FORMATS = {
         inception.PIERGIAJ_FORMAT,
         inception.HASSONY2_FORMAT,
         inception.TENSORFLOW_FORMAT,
+        kenshohara.FORMAT,
         tsn_pytorch.FORMAT,
         caffe.FORMAT,
         vmz.FORMAT,
@@ -34,6 +38,6 @@ FORMATS = {
 }
 
 
-def recognise(names: Collection[str]) -> Format | None:
-    """The format that has these names of tensors; None if none has."""
-    return next((one for one in FORMATS.values() if one.recognises(names)), None)
+def recognise(tensors: Mapping[str, Tensor]) -> Format | None:
+    """The format that these tensors have, mostly by their names; None if it is none of these."""
+    return next((one for one in FORMATS.values() if one.recognises(tensors)), None)

@@ -63,12 +63,12 @@ class Format(NamedTuple):
 
     Attributes:
         name: for `--from`.
-        recognises: whether a file with these names is one.
+        recognises: whether a file with these tensors is one.
         convert: tensors by its names to tensors by ours.
     """
 
     name: str
-    recognises: Callable[[Collection[str]], bool]
+    recognises: Callable[[Mapping[str, Tensor]], bool]
     convert: Callable[[Mapping[str, Tensor]], Converted]
 
 
