@@ -302,6 +302,7 @@ MODELS: dict[str, ModelEntry] = {
         paper="Convolutional Two-Stream Network Fusion for Video Action Recognition",
         year=2016,
         summary="two VGG-16 that meet at ReLU5 in a 3D convolution; two branches",
+        takes_images="too",
         accuracy="UCF101 top-1 92.5: 20 clips, 3 splits",
     ),
     # Non-local

@@ -18,7 +18,7 @@ Deviation: pictures are tested as crops; in the paper's ablations the networks s
 Shape letters: B clips, T stacks, L flow fields of a stack, H height, W width, D features, K classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -28,6 +28,7 @@ from muybridge.errors import ConfigError
 from muybridge.models.alexnet import Tower
 from muybridge.models.blocks import channels_last
 from muybridge.models.contract import Head, VideoModel, check_choices, check_positive
+from muybridge.models.image_network import fit_vgg_16, left_over
 from muybridge.models.two_stream_fusion_operators import Fusion, Operator
 from muybridge.models.two_stream_fusion_towers import (
     Keep,
@@ -41,6 +42,7 @@ from muybridge.models.two_stream_fusion_towers import (
     stacked_inputs,
     tower_rows,
 )
+from muybridge.models.vgg import VGG_16
 
 
 class TwoStreamFusion(VideoModel):
@@ -140,6 +142,28 @@ class TwoStreamFusion(VideoModel):
             branches.append(self.kept(second))
         return torch.cat([x.mean((2, 3, 4)) for x in branches], dim=1)
 
+    def adapt(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+        """Takes torchvision's VGG-16, too, into both towers and what goes on behind the fusion."""
+        if any(name.startswith(("spatial.", "temporal.")) for name in tensors):
+            return dict(tensors), ()
+        fitted, adapted = left_over(tensors), []
+        for stream, rows in self.plan.rows.items():
+            layers, changed = fit_vgg_16(tensors, self.plan.channels[stream])
+            if rows != VGG_16 or not layers:
+                return dict(tensors), ()
+            for name in self.state_dict():
+                layer = _place_in(name)
+                if self.stream_of(name) == stream and layer in layers:
+                    fitted[name] = layers[layer]
+                    adapted += [name] if layer in changed else []
+        return fitted, tuple(adapted)
+
+    def stream_of(self, name: str) -> Stream | None:
+        """The stream that a tensor belongs to, where that is one; behind the fusion its tower goes on."""
+        parts: dict[str, Stream] = {"spatial": "spatial", "temporal": "temporal"}
+        parts |= {"fused": self.plan.into, "kept": self.plan.other, "fc": self.plan.into}
+        return parts.get(name.removeprefix("head.").partition(".")[0])
+
     def training_logits(self, *inputs: Tensor) -> tuple[Tensor, tuple[float, ...]]:
         """The logits of both branches, whose losses are added; or the answer, where no tower is kept.
 
@@ -234,21 +258,12 @@ def start_from(model: TwoStreamFusion, *, spatial: VideoModel, temporal: VideoMo
         ConfigError: a tower is another one's.
     """
     sources: dict[Stream, dict[str, Tensor]] = {"spatial": _layers(spatial), "temporal": _layers(temporal)}
-    into, other = model.plan.into, model.plan.other
-    streams: dict[str, Stream] = {
-        "spatial": "spatial",
-        "temporal": "temporal",
-        "fused": into,
-        "kept": other,
-        "fc": into,
-    }
     random: list[str] = []
     for name, value in model.state_dict(keep_vars=True).items():
-        part, *_, layer, kind = name.split(".")
-        part = name.split(".")[1] if part == "head" else part
-        if part == "fusion":
+        stream = model.stream_of(name)
+        if stream is None:
             continue
-        found = sources[streams[part]].get(f"{layer}.{kind}")
+        found = sources[stream].get(_place_in(name))
         if found is not None and found.shape == value.shape:
             value.copy_(found)
         else:
@@ -264,7 +279,12 @@ def start_from(model: TwoStreamFusion, *, spatial: VideoModel, temporal: VideoMo
 
 def _layers(network: VideoModel) -> dict[str, Tensor]:
     """Weights by the names that they have in a tower, and fc.weight and fc.bias of the classifier."""
-    return {".".join(name.split(".")[-2:]): value for name, value in network.state_dict().items()}
+    return {_place_in(name): value for name, value in network.state_dict().items()}
+
+
+def _place_in(name: str) -> str:
+    """conv1_1.weight of spatial.conv1_1.weight."""
+    return ".".join(name.split(".")[-2:])
 
 
 def _stage_names(parts: Parts) -> tuple[str, ...]:

@@ -8,7 +8,13 @@ Where to find the paper here:
 Shape letters: B clips, C channels, T frames, H height, W width; h, w are H, W inside the network.
 """
 
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
 from muybridge.models.alexnet import Conv, Drop, Full, Pool, Row, Tower
+from muybridge.models.inflate.backbones import IMAGENET_MEAN, IMAGENET_STD
 
 
 def _conv(name: str, channels: int) -> Conv:
@@ -75,3 +81,42 @@ class Vgg16(Tower):
         first_gain: float = 1.0,
     ) -> None:
         super().__init__(VGG_16, in_channels, side=crop, width=width, dropout=dropout, first_gain=first_gain)
+
+
+def from_torchvision(
+    state: Mapping[str, Tensor], *, mean_bgr: tuple[float, ...] | None = None
+) -> dict[str, Tensor]:
+    """The tensors of torchvision's VGG-16 by the names of `VGG_16`; {} if the file is another one.
+
+    Args:
+        state: of a file: features.0 .. features.28, classifier.0, classifier.3; the last layer is left out.
+        mean_bgr: for pixels of 0 to 255 less this, blue first; the first layer is rescaled from the
+            normalised ones of torchvision, which is exact but for a border pixel, whose padding is this mean
+            and not torchvision's. None leaves the first layer as it is.
+
+    >>> from_torchvision({"fc.weight": torch.zeros(2, 3)})
+    {}
+    """
+    rows = [row for row in VGG_16 if isinstance(row, Conv | Full)]
+    layers = sorted({key.rpartition(".")[0] for key in state}, key=_place)
+    if [name.partition(".")[0] for name in layers] != ["features"] * 13 + ["classifier"] * 3:
+        return {}
+    tensors: dict[str, Tensor] = {}
+    for row, layer in zip(rows, layers, strict=False):
+        weight = state[f"{layer}.weight"]
+        tensors[f"{row.name}.weight"] = weight.unsqueeze(2) if isinstance(row, Conv) else weight
+        tensors[f"{row.name}.bias"] = state[f"{layer}.bias"]
+    if mean_bgr is not None:
+        first, bias = tensors["conv1_1.weight"], tensors["conv1_1.bias"]
+        white = torch.tensor(IMAGENET_STD[::-1], dtype=first.dtype) * 255
+        own_mean = torch.tensor(IMAGENET_MEAN[::-1], dtype=first.dtype) * 255
+        apart = torch.tensor(mean_bgr, dtype=first.dtype) - own_mean
+        scaled = first.flip(1) / white[:, None, None, None]
+        tensors["conv1_1.weight"] = scaled
+        tensors["conv1_1.bias"] = bias + (scaled.sum((2, 3, 4)) * apart).sum(1)
+    return tensors
+
+
+def _place(layer: str) -> tuple[bool, int]:
+    part, _, number = layer.partition(".")
+    return part != "features", int(number) if number.isdigit() else 0
