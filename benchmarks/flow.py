@@ -6,7 +6,7 @@
   tvl1_320x240, tvl1_640x480   pairs of real frames: OpenCV's DualTVL1 against TV-L1 of each preset, both on
                                all cores: ours works on as many pairs at once, OpenCV within each pair
   trade_off_320x240            milliseconds a pair and mean end-point error on known motions of real frames,
-                               for each preset of TV-L1, Farneback and DIS, and for OpenCV's TV-L1
+                               for each preset of TV-L1, Brox, Farneback and DIS, and for OpenCV's TV-L1
 
 Checked first: on every known motion `accurate` errs no more than OpenCV's TV-L1, `opencv` at most 0.01 pixels
 more, `fast` at most 0.05; on the real pairs the median difference between preset `opencv` and OpenCV is
@@ -114,7 +114,7 @@ def trade_off(clips: Path, rounds: int) -> list[dict[str, object]]:
     """Milliseconds a pair and end-point error, a JSON line a method."""
     size = Size(240, 320)
     ways: dict[str, Callable[[np.ndarray], np.ndarray]] = {"OpenCV TV-L1": by_opencv}
-    for method in ("tvl1", "farneback", "dis"):
+    for method in ("tvl1", "brox", "farneback", "dis"):
         for preset in presets(method):
             ways[f"{method} {preset}"] = lambda frames, m=method, p=preset: estimate(
                 frames, method=m, preset=p
@@ -163,7 +163,7 @@ def plot(points: list[dict[str, object]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for point in points:
         family = str(point["method"]).split()[0]
-        color = {"tvl1": "C0", "farneback": "C1", "dis": "C2"}.get(family, "C3")
+        color = {"tvl1": "C0", "farneback": "C1", "dis": "C2", "brox": "C4"}.get(family, "C3")
         axes.scatter(point["ms"], point["error_px"], color=color)
         place = (5, -12) if str(point["method"]).endswith("cuda") else (5, 4)
         axes.annotate(

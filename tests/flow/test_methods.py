@@ -19,7 +19,7 @@ from muybridge.errors import ConfigError, DataError, VideoTooShortError, Weights
 from muybridge.flow.methods import METHODS, estimate, estimate_both, presets, resolve
 from muybridge.flow.tvl1 import PRESETS, fields
 
-ON_CPU = ["tvl1", "farneback", "dis"]
+ON_CPU = ["tvl1", "brox", "farneback", "dis"]
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_raft_is_torchvisions(raft_weights: Path):
 
 
 def test_parameters_are_resolved_whole():
-    assert [*METHODS] == ["tvl1", "farneback", "dis", "raft"]
+    assert [*METHODS] == ["tvl1", "brox", "farneback", "dis", "raft"]
     assert presets("tvl1")[0] == "opencv"
     params = resolve("tvl1", preset="fast", num_warps=7)
     assert params == PRESETS["fast"].model_copy(update={"num_warps": 7})
@@ -154,7 +154,7 @@ def test_the_package_gives_the_same_names():
     [
         (
             {"method": "tvl"},
-            r"no flow method 'tvl'; did you mean 'tvl1'\? There are: tvl1, farneback, dis, raft",
+            r"no flow method 'tvl'; did you mean 'tvl1'\? There are: tvl1, brox, farneback, dis, raft",
         ),
         (
             {"preset": "openvc"},

@@ -24,7 +24,7 @@ def flow(
     videos: Annotated[Path, typer.Argument(help="A video, or a folder of them.", metavar="VIDEO_OR_FOLDER")],
     out: Annotated[Path, typer.Option(help="Folder of the stores; a second run goes on.", metavar="DIR")],
     method: Annotated[
-        str, typer.Option(help="tvl1, farneback, dis, raft; a preset after a slash: tvl1/fast.")
+        str, typer.Option(help="tvl1, brox, farneback, dis, raft; a preset after a slash: tvl1/fast.")
     ] = "tvl1",
     param: Annotated[
         list[str] | None,

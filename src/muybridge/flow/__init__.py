@@ -8,22 +8,24 @@ A field says for each pixel of a frame where it is in the other one: x to the ri
 Importing this package imports neither Numba nor torch: they come with the first field that needs them.
 """
 
+from muybridge.flow.brox import BroxParams
 from muybridge.flow.methods import (
     METHODS,
     Direction,
     DisParams,
     FarnebackParams,
     FlowParams,
-    RaftParams,
     estimate,
     estimate_both,
     presets,
     resolve,
 )
+from muybridge.flow.raft import RaftParams
 from muybridge.flow.tvl1 import Tvl1Params
 
 __all__ = [
     "METHODS",
+    "BroxParams",
     "Direction",
     "DisParams",
     "FarnebackParams",

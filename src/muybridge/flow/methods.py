@@ -1,10 +1,7 @@
-"""One call for every way to compute optical flow: TV-L1, Farneback, DIS, RAFT.
+"""One call for every way to compute optical flow: TV-L1, Brox, Farneback, DIS, RAFT.
 
 Each method has its parameters in a frozen class, and named sets of them in `METHODS`; the first one is the
 default.
-
-Deviation: Brox et al. 2004, which the Two-Stream paper used, is not here: OpenCV has it for CUDA alone, so
-there is nothing on a CPU to compare with. TV-L1 is what its successors (TSN, I3D) took instead.
 
 Shape letters: T frames, H height, W width. A field has two components, x to the right and y down, in pixels:
 frame[i + 1] at (x + u, y + v) is frame[i] at (x, y).
@@ -12,28 +9,25 @@ frame[i + 1] at (x + u, y + v) is frame[i] at (x, y).
 
 import difflib
 from collections.abc import Callable
-from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
 from pydantic import Field
 
 from muybridge.config import Config, Positive
-from muybridge.errors import ConfigError, DataError, VideoTooShortError, WeightsError
-from muybridge.flow import tvl1
+from muybridge.errors import ConfigError, DataError, VideoTooShortError
+from muybridge.flow import brox, raft, tvl1
+from muybridge.flow.brox import BroxParams
 from muybridge.flow.quantise import Float32Array
+from muybridge.flow.raft import RaftParams
 from muybridge.types import UInt8Array
-
-if TYPE_CHECKING:
-    from torch import nn
 
 Direction = Literal["forward", "backward"]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
 MIN_SIDE = tvl1.MIN_SIDE
 MAX_INITIAL = 100_000  # pixels; a longer vector leaves any frame
-RAFT_MIN_SIDE = 128  # its features are 1/8 as large and halved three times more
 
 
 class FarnebackParams(Config):
@@ -82,24 +76,11 @@ class DisParams(Config):
     delta: Annotated[float, Field(ge=0)] = 5.0
 
 
-class RaftParams(Config):
-    """RAFT, Teed and Deng 2020, torchvision's network.
-
-    Attributes:
-        size: "large" (the paper's) or "small".
-        weights: file of its state dict (.pth or .safetensors): nothing is downloaded.
-        num_updates: iterations of the update block.
-    """
-
-    size: Literal["large", "small"] = "large"
-    weights: str | None = None
-    num_updates: Positive = 12
-
-
-FlowParams = tvl1.Tvl1Params | FarnebackParams | DisParams | RaftParams
+FlowParams = tvl1.Tvl1Params | BroxParams | FarnebackParams | DisParams | RaftParams
 
 METHODS: dict[str, dict[str, FlowParams]] = {
     "tvl1": dict(tvl1.PRESETS),
+    "brox": {"default": BroxParams()},
     "farneback": {
         "dense_flow": FarnebackParams(),  # what TSN's tool of that name passes
         "cuda": FarnebackParams(  # the defaults of OpenCV's CUDA class
@@ -166,7 +147,7 @@ def estimate(
 
     Args:
         frames: RGB, at least two.
-        method: "tvl1", "farneback", "dis" or "raft".
+        method: "tvl1", "brox", "farneback", "dis" or "raft".
         direction: "forward": field i runs from frame i to frame i + 1; "backward": from i + 1 to i.
         initial: fields to start from, for TV-L1 alone.
         num_threads: pairs of frames that TV-L1 works on at once; None is the cores of this process, but one
@@ -190,7 +171,7 @@ def estimate(
     np.False_
     """
     params = resolve(method, **options)
-    _check(frames, MIN_SIDE if method != "raft" else RAFT_MIN_SIDE, method)
+    _check(frames, MIN_SIDE if method != "raft" else raft.MIN_SIDE, method)
     if direction not in ("forward", "backward"):
         raise ConfigError(f"direction must be 'forward' or 'backward', got '{direction}'")
     if initial is not None:
@@ -202,7 +183,9 @@ def estimate(
         start = initial[::-1] if backward and initial is not None else initial
         flow = tvl1.fields(_greys(ordered), params, initial=start, num_threads=num_threads, device=device)
     elif isinstance(params, RaftParams):
-        flow = _raft(ordered, params, device or "cpu")
+        flow = raft.fields(ordered, params, device or "cpu")
+    elif isinstance(params, BroxParams):
+        flow = brox.fields(_greys(ordered), params)
     else:
         flow = _opencv(_greys(ordered), params)
     return np.ascontiguousarray(flow[::-1]) if backward else flow
@@ -218,7 +201,7 @@ def check_device(method: str, device: str | None) -> None:
     """
     if device is None:
         return
-    if method in ("farneback", "dis"):
+    if method not in ("tvl1", "raft"):
         raise ConfigError(f"flow method '{method}' has no device to choose, got '{device}': leave it out")
     import torch
 
@@ -350,54 +333,3 @@ def _dis(params: DisParams) -> Callable[[UInt8Array, UInt8Array], Float32Array]:
         return np.asarray(search.calc(first, second, start), np.float32)
 
     return match
-
-
-def _raft(frames: UInt8Array, params: RaftParams, device: str) -> Float32Array:
-    """Fields by torchvision's RAFT, one pair after another.
-
-    Shape:
-        frames [T, H, W, 3]
-        output [T - 1, 2, H, W]
-    """
-    import torch
-    import torch.nn.functional as F
-
-    network = _raft_network(params, device)
-    height, width = frames.shape[1:3]
-    padding = (0, -width % 8, 0, -height % 8)  # its features are 1/8 as large
-    flow = np.empty((len(frames) - 1, 2, height, width), np.float32)
-
-    def image(frame: UInt8Array) -> "torch.Tensor":
-        pixels = torch.from_numpy(np.ascontiguousarray(frame)).to(device).permute(2, 0, 1)[None]
-        return F.pad(pixels.float() * (2 / 255) - 1, padding, mode="replicate")
-
-    with torch.inference_mode():
-        second = image(frames[0])
-        for frame, field in zip(frames[1:], flow, strict=True):
-            first, second = second, image(frame)
-            found = network(first, second, num_flow_updates=params.num_updates)[-1]
-            field[:] = found[0, :, :height, :width].cpu().numpy()
-    return flow
-
-
-@lru_cache(maxsize=2)  # warped flow asks for it pair by pair
-def _raft_network(params: RaftParams, device: str) -> "nn.Module":
-    from torchvision.models import optical_flow
-
-    from muybridge.weights.read import read_tensors
-
-    name = f"raft_{params.size}"
-    if params.weights is None:
-        raise WeightsError(
-            f"flow method 'raft' needs the weights of torchvision's {name}, and none were named: download "
-            f"them (torchvision.models.optical_flow.{name.title()}_Weights.DEFAULT.url) and give weights=FILE"
-        )
-    network: nn.Module = getattr(optical_flow, name)()
-    try:
-        network.load_state_dict(read_tensors(params.weights))
-    except RuntimeError as error:
-        raise WeightsError(
-            f"{params.weights} does not hold the weights of torchvision's {name}; give another file, or "
-            f"another size than '{params.size}'. {error}"
-        ) from None
-    return network.eval().to(device)

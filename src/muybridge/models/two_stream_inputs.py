@@ -7,7 +7,8 @@ Where to find the paper here:
     Sec. 3.1 (mean flow subtraction)                     `flow_spec`
     Sec. 5 (short side 256, a crop of 224)               `rgb_spec`, `flow_spec`
 
-Deviation: flow is TV-L1 and cut off at 20 pixels; the paper has Brox's method and keeps each field's range.
+Deviation: flow is TV-L1 and cut off at 20 pixels; the paper has Brox's method (`flow_method="brox"` of the
+    clip) and keeps each field's range.
 Deviation: frames are blue, green, red less ImageNet's mean, as Caffe's CNN-M takes them; the paper does
     not say.
 
