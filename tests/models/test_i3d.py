@@ -11,6 +11,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from random_norms import randomize_norms
 from tolerances import FLOAT64_SAME, NOTICED, relative_error
 from torch import Tensor, nn
 
@@ -53,13 +54,7 @@ def small(name: str, **arguments: object) -> VideoModel:
     """In float64, its BatchNorms away from the identity."""
     torch.manual_seed(0)
     model = build(name, **(SMALL | FEW[name] | arguments)).double().eval()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm3d):
-            nn.init.normal_(module.running_mean, std=0.3)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
-            if module.affine:
-                nn.init.uniform_(module.weight, 0.5, 1.5)
-                nn.init.normal_(module.bias, std=0.3)
+    randomize_norms(model)
     nn.init.normal_(model.head.get_submodule("rgb.fc" if hasattr(model.head, "rgb") else "fc").bias)
     return model
 

@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from random_norms import randomize_norms
 from tolerances import FLOAT32_PEER, FLOAT64_PEER, FLOAT64_SAME, NOTICED, relative_error
 from torch import Tensor, nn
 
@@ -63,15 +64,6 @@ def two_d(name: str, **arguments: object) -> nn.Module:
         network = torchvision.models.get_model(model, weights=None, **extra.get(model, {}), **arguments)
     randomize_norms(network)
     return network.eval()
-
-
-def randomize_norms(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.3)
-            nn.init.normal_(module.running_mean, std=0.3)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
 
 
 def windows(inflated: nn.Module) -> dict[str, int]:

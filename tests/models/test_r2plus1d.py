@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torchvision
+from random_norms import randomize_norms
 from tolerances import FLOAT32_PEER, FLOAT64_GRADIENT, FLOAT64_PEER, FLOAT64_SAME, NOTICED, relative_error
 from torch import Tensor, nn
 
@@ -43,16 +44,6 @@ def shapes_only(name: str, **arguments: object) -> VideoResNet:
         model = build(name, **arguments)
     assert isinstance(model, VideoResNet)
     return model
-
-
-def randomize_norms(model: nn.Module) -> None:
-    """Fresh BatchNorms are nearly the identity, which would hide a mistake."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm3d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.3)
-            nn.init.normal_(module.running_mean, std=0.3)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
 
 
 def test_the_table_is_the_whole_family():

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pytorchvideo.models.resnet import create_bottleneck_block, create_res_stage
+from random_norms import randomize_norms
 from tolerances import FLOAT64_SAME, NOTICED, relative_error
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
@@ -18,12 +19,7 @@ from muybridge.models.resnet import Projection, ResidualBlock, bottleneck, bottl
 def randomized(module: nn.Module) -> nn.Module:
     """With nothing left at its start value, in float64 and eval mode."""
     torch.manual_seed(0)
-    for one in module.modules():
-        if isinstance(one, nn.BatchNorm3d):
-            nn.init.uniform_(one.weight, 0.5, 1.5)
-            nn.init.normal_(one.bias, std=0.3)
-            nn.init.normal_(one.running_mean, std=0.3)
-            nn.init.uniform_(one.running_var, 0.5, 2.0)
+    randomize_norms(module)
     return module.double().eval()
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from random_norms import randomize_norms
 from tolerances import FLOAT32_PEER, FLOAT64_GRADIENT, FLOAT64_PEER, NOTICED, relative_error
 from torch import nn
 from torchvision.models.video import resnet as peer
@@ -34,12 +35,7 @@ def peers(layers: int) -> tuple[VideoModel, nn.Module]:
     torch.manual_seed(layers)
     block = peer.BasicBlock if layers < 50 else peer.Bottleneck
     theirs = peer.VideoResNet(block, [peer.Conv3DSimple] * 4, list(BLOCKS[layers]), PeerStem, num_classes=7)
-    for module in theirs.modules():
-        if isinstance(module, nn.BatchNorm3d):
-            nn.init.uniform_(module.weight, 0.5, 1.0)
-            nn.init.normal_(module.bias, std=0.3)
-            nn.init.normal_(module.running_mean, std=0.3)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    randomize_norms(theirs)
     state = {authors_name(name): value.clone() for name, value in theirs.state_dict().items()}
     found = convert(state)
     assert found.format == "kenshohara"

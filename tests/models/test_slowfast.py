@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from random_norms import randomize_norms
 from tolerances import FLOAT64_SAME, NOTICED, relative_error
 from torch import Tensor, nn
 
@@ -28,13 +29,9 @@ def shapes_only(name: str, **arguments: object) -> VideoModel:
 
 def randomize(model: nn.Module) -> None:
     """Weights that hide nothing: a new bottleneck is its shortcut, a fresh BatchNorm nearly the identity."""
+    randomize_norms(model)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm3d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.3)
-            nn.init.normal_(module.running_mean, std=0.3)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
-        elif isinstance(module, (nn.Conv3d, nn.Linear)):
+        if isinstance(module, (nn.Conv3d, nn.Linear)):
             nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
 
 

@@ -1,6 +1,6 @@
 """High Accuracy Optical Flow Estimation Based on a Theory for Warping. ECCV 2004.
 
-Brox, Bruhn, Papenberg, Weickert. It is the flow of the Two-Stream paper. The energy that the field makes small:
+Brox, Bruhn, Papenberg, Weickert; the flow of the Two-Stream paper. The energy that the field makes small:
 
     psi(|I2(x + w) - I1|^2) + gamma psi(|grad I2(x + w) - grad I1|^2) + alpha psi(|grad u|^2 + |grad v|^2)
 

@@ -44,7 +44,7 @@ LONG_FPS = 8.0  # 16 frames are then 2 s
 VAL_FRACTION = 0.2
 MIN_VIDEOS_FOR_VAL = 20
 CLIPS_OF_A_RUN = 16_000  # what a network of this size needs from scratch, about
-EPOCHS = (12, 80)
+EPOCHS = (12, 160)
 CACHE_BYTES = 4 << 30
 
 # Clips a second and core that the small network trains on, at 16 frames of 72 x 72, on a server of 2023.
