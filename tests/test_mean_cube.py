@@ -17,7 +17,8 @@ from muybridge.train.setup import build_network, read_init
 from muybridge.types import Box, MeanCube, Sample, Size, View
 from muybridge.video.decode import VideoReader
 from muybridge.video.transform import to_tensor
-from muybridge.weights.store import build, load, read_card, read_tensors, save
+from muybridge.weights.read import read_tensors
+from muybridge.weights.store import build, load, read_card, save
 
 FRAMES, HEIGHT, WIDTH, CROP = 4, 24, 32, 16
 

@@ -111,6 +111,13 @@ def test_the_first_weights_were_trained_on_colours_less_a_mean():
     assert (later.arguments, later.clip) == ({"shortcut": "B"}, {})
 
 
+def test_the_network_that_a_file_fits_is_named(tmp_path):
+    layers = layers_of(18, base=8, classes=5, shortcut="A")
+    torch.save({"state_dict": hashed(empty(layers))}, tmp_path / "r18.pth")
+    with pytest.raises(WeightsError, match=r"does not fit resnet3d_34, it fits resnet3d_18; here missing"):
+        muybridge.build("resnet3d_34", num_classes=5, width=1 / 8, weights=tmp_path / "r18.pth")
+
+
 def test_a_network_with_the_same_names_and_other_shapes_is_refused(tmp_path):
     """The pre-activation ResNet of the same code has a BatchNorm of the input's channels first."""
     state = {

@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from muybridge.config import ClipSpec
 from muybridge.errors import ConfigError, StorageError, UnknownModelError, WeightsError
 from muybridge.models.contract import VideoModel
-from muybridge.weights.store import build, init_trunk, load, read_card, read_tensors, save
+from muybridge.weights.read import read_tensors
+from muybridge.weights.store import build, init_trunk, load, read_card, save
 
 LABELS = ("jump", "run", "walk")
 SPEC = ClipSpec(num_frames=4, resize=32, crop=24)

@@ -6,7 +6,7 @@
 
 import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -371,6 +371,16 @@ def build(name: str, *, num_classes: int = 400, width: float = 1.0, **arguments:
     model = entry.builder(**bound.arguments)
     model.name, model.arguments = name, dict(bound.arguments)
     return model
+
+
+def taken_by(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of some arguments that a network has.
+
+    >>> taken_by("resnet3d_18", {"shortcut": "A", "layout": "mmaction2"})
+    {'shortcut': 'A'}
+    """
+    known = inspect.signature(find(name).builder).parameters
+    return {key: value for key, value in arguments.items() if key in known}
 
 
 def find(name: str) -> ModelEntry:

@@ -1,6 +1,5 @@
 """Where weights come from: a checkpoint of ours, a file of someone else's, or a public one by its name."""
 
-import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -51,9 +50,8 @@ class Source:
             return {
                 key: value for key, value in self.card.arguments.items() if same and key not in IN_TENSORS
             }
-        taken = inspect.signature(registry.find(self.network).builder).parameters
         known = {**self.found.arguments, **(self.public.arguments if self.public else {})}
-        return {key: value for key, value in known.items() if key in taken}
+        return registry.taken_by(self.network, known)
 
     def specs(self, defaults: tuple[ClipSpec, ...]) -> tuple[ClipSpec, ...]:
         """How clips are made for these weights; `defaults` are the network's."""

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from muybridge import __version__
 from muybridge.config import ClipSpec
-from muybridge.errors import MuybridgeError, WeightsError
+from muybridge.errors import ConfigError, MuybridgeError, WeightsError
 from muybridge.files import atomic_path
 from muybridge.models import registry
 from muybridge.models.contract import Card, VideoModel
 from muybridge.weights.cards import CARD, check_card, cubes_of, read_card, with_cubes
-from muybridge.weights.convert import LoadReport, classes_in, is_counter, listed, mismatches, trunk_names
-from muybridge.weights.read import checkpoint_file, read_safetensors, read_tensors
+from muybridge.weights.convert import Converted, LoadReport, is_counter, listed, mismatches, trunk_names
+from muybridge.weights.read import checkpoint_file, read_safetensors
 from muybridge.weights.source import Source, differences, open_weights
 
 __all__ = [
@@ -36,7 +36,6 @@ __all__ = [
     "load",
     "open_weights",
     "read_card",
-    "read_tensors",
     "save",
     "with_cubes",
 ]
@@ -171,7 +170,7 @@ def build_from(
     tensors = source.found.tensors
     wrong = mismatches(tensors, model)
     if wrong:
-        raise WeightsError(_explain(source.path, model, tensors, wrong))
+        raise WeightsError(_explain(source, model, wrong))
     _fill(model, tensors)
     model.default_specs = source.specs(model.default_specs)
     model.card = _card(source, model)
@@ -204,7 +203,7 @@ def init_trunk(model: VideoModel, path: Path | str) -> LoadReport:
     tensors, fitted = model.adapt(found.tensors)
     wrong = mismatches(tensors, model, trunk_only=True)
     if wrong:
-        raise WeightsError(_explain(source.path, model, found.tensors, wrong))
+        raise WeightsError(_explain(source, model, wrong))
     own = model.state_dict()
     trunk = {key: value for key, value in tensors.items() if not key.startswith("head.")}
     adapted = {*found.adapted, *fitted}
@@ -241,9 +240,9 @@ def _fill(model: VideoModel, tensors: Mapping[str, Tensor]) -> None:
     model.load_state_dict(tensors, strict=False)
 
 
-def _explain(path: Path, model: VideoModel, tensors: Mapping[str, Tensor], wrong: list[str]) -> str:
+def _explain(source: Source, model: VideoModel, wrong: list[str]) -> str:
     """Why a file does not fit: the likeliest mistake first, then the tensors."""
-    classes = classes_in(tensors)
+    path, classes = source.path, source.num_classes
     if all(" head." in f" {line}" for line in wrong):
         if classes is None:
             return f"{path} has no classifier: take its trunk alone (muybridge train --init)"
@@ -251,29 +250,35 @@ def _explain(path: Path, model: VideoModel, tensors: Mapping[str, Tensor], wrong
             f"{path} has {classes} classes, the network {model.num_classes}: build it with "
             f"num_classes={classes}, or take the trunk alone (muybridge train --init)"
         )
-    fitting = _fitting_names(tensors, width=model.arguments.get("width", 1.0))
+    fitting = _fitting_names(source.found, width=model.arguments.get("width", 1.0))
     hint = f"it fits {' and '.join(fitting)}; here" if fitting else "and no other network at this width:"
     return f"{path} does not fit {model.name}, {hint} {listed(wrong)}"
 
 
-def _fitting_names(tensors: Mapping[str, Tensor], *, width: float) -> list[str]:
+def _fitting_names(found: Converted, *, width: float) -> list[str]:
     """The networks of the registry whose trunk has just these tensors; none of them is given memory."""
-    names = trunk_names(tensors)
+    names = trunk_names(found.tensors)
     own = [network for network, entry in registry.MODELS.items() if entry.takes_images != "only"]
-    alike = [network for network in own if _names_of(network) == names]
+    taken = {network: registry.taken_by(network, found.arguments) for network in own}
+    alike = [network for network in own if _names_of(network, *taken[network].items()) == names]
     with torch.device("meta"):
         return [
             network
             for network in alike
-            if not mismatches(tensors, registry.build(network, width=width), trunk_only=True)
+            if not mismatches(
+                found.tensors, registry.build(network, width=width, **taken[network]), trunk_only=True
+            )
         ]
 
 
 @cache
-def _names_of(network: str) -> frozenset[str]:
-    """The names in a network's trunk, which do not depend on its width."""
+def _names_of(network: str, *arguments: tuple[str, Any]) -> frozenset[str]:
+    """The names in a network's trunk, which do not depend on its width; none if it takes other values."""
     with torch.device("meta"):
-        return trunk_names(registry.build(network).state_dict())
+        try:
+            return trunk_names(registry.build(network, **dict(arguments)).state_dict())
+        except ConfigError:  # a layout that another network of this class has
+            return frozenset()
 
 
 def _as_os_error(error: SafetensorError) -> OSError:
