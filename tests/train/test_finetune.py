@@ -151,6 +151,7 @@ def test_defaults_work_for_a_folder_and_say_why(figures_dir: Path, tmp_path: Pat
     assert config.clip[0].modality == "rgb_diff"  # the figures' camera stands still
     assert config.clip[0].mean == (0.0, 0.0, 0.0)
     assert "the camera stands still (" in text
+    assert "set in config.yaml: modality: rgb, mean: [" in text
     assert (config.model.name, config.model.width) == ("r2plus1d_10", 0.25)
     result = train(config.model_copy(update={"epochs": 1}), tmp_path / "run")
     assert result.num_val == 6

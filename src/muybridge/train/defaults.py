@@ -296,7 +296,8 @@ def _rgb_clip(num_frames: int, seen: Seen, said: list[str]) -> ClipSpec:
         return ClipSpec(**frames, resize=resize, crop=crop, mean=seen.mean, std=seen.std)
     said.append(
         f"the camera stands still ({seen.kept:.0%} of a picture keeps its values): clips are differences of "
-        f"frames, which show what moves; `modality: rgb` in config.yaml shows the pictures"
+        f"frames, which show what moves. For the pictures set in config.yaml: modality: rgb, "
+        f"mean: {list(seen.mean)}, std: {list(seen.std)}"
     )
     std = tuple(max(value, SMALLEST_DIFFERENCE_STD) for value in seen.difference_std)
     return ClipSpec(**frames, resize=resize, crop=crop, modality="rgb_diff", mean=(0.0, 0.0, 0.0), std=std)
