@@ -40,6 +40,7 @@ SMALLEST_DIFFERENCE_STD = 0.02  # the same, of differences of frames
 MOVES_STD = 0.004  # differences below this, one level of 255, are the noise of the camera
 SAME = 0.03  # white is 1: a pixel that changes by less has kept its value
 STILL = 0.75  # the camera stands still where at least this part of a frame keeps its values
+EMPTY = 0.75  # nothing is behind the person where at least this part of a frame has one value
 LONG_FPS = 8.0  # 16 frames are then 2 s
 VAL_FRACTION = 0.2
 MIN_VIDEOS_FOR_VAL = 20
@@ -125,6 +126,7 @@ class Seen:
         mean: of each channel, white is 1.
         std: of each channel over all pixels, white is 1.
         kept: what part of a frame has the same values a quarter of the video later, median.
+        flat: what part of a frame has one and the same value, median: a depth map, a sheet of paper.
         difference_std: of each channel of the difference of two frames that follow one another in a clip.
     """
 
@@ -135,12 +137,17 @@ class Seen:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     kept: float
+    flat: float
     difference_std: tuple[float, float, float]
 
     @property
-    def camera_is_still(self) -> bool:
-        """Whether most of a picture stays as it is and something moves in it."""
-        return self.kept >= STILL and max(self.difference_std) >= MOVES_STD
+    def shown_by_differences(self) -> bool:
+        """Whether differences of frames lay bare what moves: before a still camera and a background.
+
+        Where there is no background the pictures have nothing but who moves, and more of him.
+        """
+        moves = max(self.difference_std) >= MOVES_STD
+        return self.kept >= STILL and self.flat < EMPTY and moves
 
 
 def look_at(samples: Sequence[Sample]) -> Seen:
@@ -177,6 +184,8 @@ def look_at(samples: Sequence[Sample]) -> Seen:
     differences = (looked[:, 1] - looked[:, 0]).reshape(-1, 3)
     greys = looked[:, 0].mean(axis=-1)
     keeps = (np.abs(np.diff(greys, axis=1)) < SAME).mean(axis=(1, 2, 3))
+    middle = np.median(greys, axis=(2, 3), keepdims=True)
+    flats = (np.abs(greys - middle) < SAME).mean(axis=(1, 2, 3))
     aspects = [info.width / info.height for info in infos]
     return Seen(
         short_side=round(statistics.median(min(info.size) for info in infos)),
@@ -186,6 +195,7 @@ def look_at(samples: Sequence[Sample]) -> Seen:
         mean=_three(pixels.mean(axis=0)),
         std=_three(np.maximum(pixels.std(axis=0), SMALLEST_STD)),
         kept=float(np.median(keeps)),
+        flat=float(np.median(flats)),
         difference_std=_three(differences.std(axis=0)),
     )
 
@@ -292,7 +302,7 @@ def _rgb_clip(num_frames: int, seen: Seen, said: list[str]) -> ClipSpec:
         resize = (side, side)
         said.append(f"frames are squeezed to {side} x {side}, so that none of the picture is lost")
     said.append(f"the network sees {crop} x {crop} pixels; mean and std are those of the videos")
-    if not seen.camera_is_still:
+    if not seen.shown_by_differences:
         return ClipSpec(**frames, resize=resize, crop=crop, mean=seen.mean, std=seen.std)
     said.append(
         f"the camera stands still ({seen.kept:.0%} of a picture keeps its values): clips are differences of "
