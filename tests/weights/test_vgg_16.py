@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tolerances import FLOAT64_PEER, NOTICED, relative_error
 from torch import Tensor, nn
 from torchvision.models import vgg
@@ -35,6 +36,15 @@ def theirs() -> nn.Module:
     return network.double().eval()
 
 
+def trunk_of(network: nn.Module, **how: tuple[float, ...]) -> dict[str, Tensor]:
+    found = from_torchvision(network.state_dict(), **how)
+    assert [name for name in found if name.startswith("head.")] == [
+        "head.classifier.6.weight",
+        "head.classifier.6.bias",
+    ]
+    return {name: value for name, value in found.items() if not name.startswith("head.")}
+
+
 def pixels_of(picture: Tensor, mean_bgr: tuple[float, ...]) -> Tensor:
     """A picture of 0 to 255, red first, as Caffe's networks see it: blue first, less a mean."""
     return (picture.flip(1) - torch.tensor(mean_bgr, dtype=picture.dtype).view(3, 1, 1))[:, :, None]
@@ -48,10 +58,10 @@ def test_the_tower_computes_the_same_of_pixels(theirs: nn.Module):
     expected = theirs.classifier[:5](theirs.features(normalised).flatten(1))  # until the second ReLU
     tower = Vgg16(3, width=WIDTH, crop=CROP).double().eval()
     own_mean = tuple(255 * value for value in MEAN[::-1])
-    tower.load_state_dict(from_torchvision(theirs.state_dict(), mean_bgr=own_mean))
+    tower.load_state_dict(trunk_of(theirs, mean_bgr=own_mean))
     found = tower(pixels_of(picture, own_mean)).flatten(1)
     assert relative_error(found, expected) < FLOAT64_PEER
-    tower.load_state_dict(from_torchvision(theirs.state_dict(), mean_bgr=(104, 117, 123)))
+    tower.load_state_dict(trunk_of(theirs, mean_bgr=(104, 117, 123)))
     found = tower(pixels_of(picture, (104, 117, 123))).flatten(1)
     assert 0 < relative_error(found, expected) < 0.01  # another colour lies around the picture
     assert relative_error(tower(pixels_of(picture.flip(1), own_mean)).flatten(1), expected) > NOTICED
@@ -60,7 +70,7 @@ def test_the_tower_computes_the_same_of_pixels(theirs: nn.Module):
 @torch.no_grad()
 def test_without_a_mean_the_layers_are_as_they_were(theirs: nn.Module):
     tower = Vgg16(3, width=WIDTH, crop=CROP).double().eval()
-    tower.load_state_dict(from_torchvision(theirs.state_dict()))
+    tower.load_state_dict(trunk_of(theirs))
     x = torch.randn(2, 3, CROP, CROP, dtype=torch.float64)
     assert (
         relative_error(tower(x[:, :, None], until="conv5_3")[:, :, 0], theirs.features[:30](x)) < FLOAT64_PEER
@@ -131,5 +141,41 @@ def test_another_network_s_file_is_refused(theirs: nn.Module, tmp_path: Path):
             init_trunk(model, tmp_path / "x.pth")
     wide = build("two_stream_fusion", operator="concat", temporal="3d_pooling", **SIZES)
     torch.save(state, tmp_path / "vgg16.pth")
-    with pytest.raises(WeightsError, match=r"fused\.relu5\.full6\.weight is \[512, 256\], the network's is"):
+    with pytest.raises(
+        WeightsError,
+        match=r"makes fused\.relu5\.full6\.weight \[512, 512\], the file has \[512, 256\]: start",
+    ):
         init_trunk(wide, tmp_path / "vgg16.pth")
+
+
+@pytest.mark.parametrize("name", ["two_stream_fusion", "two_stream_temporal", "two_stream"])
+def test_files_that_are_no_whole_vgg_16_are_refused(theirs: nn.Module, tmp_path: Path, name: str):
+    model = build(name, **SIZES, **({} if name == "two_stream_fusion" else {"backbone": "vgg_16"}))
+    whole = theirs.float().state_dict()
+    features = {key: value * (torch.nan if "classifier" in key else 1) for key, value in whole.items()}
+    torch.save(features, tmp_path / "features.pth")
+    with pytest.raises(WeightsError, match=r"not numbers, .* take VGG16_Weights\.IMAGENET1K_V1"):
+        init_trunk(model, tmp_path / "features.pth")
+    grey = whole | {"features.0.weight": whole["features.0.weight"][:, :1].clone()}
+    without_bias = {key: value for key, value in whole.items() if key != "features.5.bias"}
+    for state in (grey, without_bias):
+        torch.save(state, tmp_path / "x.pth")
+        with pytest.raises(WeightsError, match=f"does not fit {name}"):
+            init_trunk(model, tmp_path / "x.pth")
+
+
+def test_the_order_of_the_file_does_not_matter_to_what_is_left_over(theirs: nn.Module, tmp_path: Path):
+    save_file(theirs.float().state_dict(), tmp_path / "vgg16.safetensors")  # which sorts by size
+    model = build("two_stream", backbone="vgg_16", **SIZES)
+    report = init_trunk(model, tmp_path / "vgg16.safetensors")
+    assert set(report.dropped) == {"head.classifier.6.weight", "head.classifier.6.bias"}
+    assert set(report.adapted) == {"rgb.conv1_1.weight", "rgb.conv1_1.bias", "flow.conv1_1.weight"}
+    assert all(name.startswith("head.") for name in report.random)
+
+
+def test_a_checkpoint_of_the_fusion_that_lacks_its_fusion_is_damaged(tmp_path: Path):
+    model = build("two_stream_fusion", **SIZES)
+    state = {key: value for key, value in model.state_dict().items() if not key.startswith("fusion.")}
+    save_file(state, tmp_path / "damaged.safetensors")
+    with pytest.raises(WeightsError, match=r"missing fusion\.relu5\.conv\.weight"):
+        init_trunk(model, tmp_path / "damaged.safetensors")

@@ -16,11 +16,11 @@ Deviation: the frame is warped anew `num_warps` times at a level; the paper's le
 Shape letters: T frames, H height, W width.
 """
 
-from typing import Annotated
+from typing import Annotated, Self
 
 import cv2
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from muybridge.config import Config, Positive
 from muybridge.flow.quantise import Float32Array
@@ -57,6 +57,12 @@ class BroxParams(Config):
     num_sor: Positive = 10
     omega: Annotated[float, Field(gt=0, lt=2)] = 1.6
     presmooth_px: NotNegative = 0.6
+
+    @model_validator(mode="after")
+    def _look_at_the_frames(self) -> Self:
+        if self.gamma == self.delta == 0:
+            raise ValueError("gamma and delta are both 0, so that the frames would not matter: raise one")
+        return self
 
 
 def fields(greys: UInt8Array, params: BroxParams) -> Float32Array:

@@ -6,7 +6,7 @@ Shape letters: B clips, C channels, T frames, H height, W width, D features, K c
 import difflib
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Self, get_args
+from typing import Any, NamedTuple, Self, get_args
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -59,6 +59,20 @@ class Head(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.fc(self.dropout(x))
         return logits
+
+
+class Adapted(NamedTuple):
+    """Tensors of a file, made to fit a network that starts from them.
+
+    Attributes:
+        tensors: by the network's names; what opens with "head." is left out.
+        changed: names of those that are not as they were in the file.
+        gained: starts of names that the file need not have: parts that are new in the network.
+    """
+
+    tensors: dict[str, Tensor]
+    changed: tuple[str, ...] = ()
+    gained: tuple[str, ...] = ()
 
 
 class VideoModel(nn.Module):
@@ -217,16 +231,13 @@ class VideoModel(nn.Module):
                 firsts.add(part)
         return rest
 
-    def adapt(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    def adapt(self, tensors: Mapping[str, Tensor]) -> Adapted:
         """The tensors of a trunk to start from, in the shapes of this one where a paper says how.
 
         Args:
             tensors: of a checkpoint, by our names.
-
-        Returns:
-            The tensors, and the names of those that changed.
         """
-        return dict(tensors), ()
+        return Adapted(dict(tensors))
 
     @property
     def bf16_safe(self) -> bool:

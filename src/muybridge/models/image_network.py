@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from muybridge.config import ClipSpec
 from muybridge.errors import ConfigError
+from muybridge.models.contract import Adapted
 from muybridge.models.inflate.backbones import build_backbone, by_own_names
 from muybridge.models.two_stream_inputs import IMAGENET_MEAN_BGR
 from muybridge.models.vgg import Vgg16, from_torchvision
@@ -67,9 +68,7 @@ class ImageNetwork(nn.Module):
         return taken, tuple(key for key in renamed if key not in own)
 
 
-def fit_frames(
-    tensors: Mapping[str, Tensor], tower: nn.Module, prefix: str
-) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def fit_frames(tensors: Mapping[str, Tensor], tower: nn.Module, prefix: str) -> Adapted:
     """The tensors of a trunk to start from, for a tower of frames: see `VideoModel.adapt`.
 
     First filters for another number of channels are made to fit (`cross_modality`). An `ImageNetwork` takes
@@ -81,25 +80,29 @@ def fit_frames(
         prefix: of its names in the network.
     """
     fitted = dict(tensors)
-    if isinstance(tower, ImageNetwork) and not any(name.startswith(prefix) for name in fitted):
+    is_foreign = not any(name.startswith(prefix) for name in fitted)
+    if isinstance(tower, ImageNetwork) and is_foreign:
         taken, rest = tower.from_2d(fitted)
         fitted = {f"{prefix}{name}": value for name, value in taken.items()}
         fitted |= {f"head.{name}": torch.empty(0) for name in rest}
-    if isinstance(tower, Vgg16) and not any(name.startswith(prefix) for name in fitted):
-        layers, changed = fit_vgg_16(fitted, tower.get_parameter("conv1_1.weight").shape[1])
-        if layers:
-            named = {f"{prefix}{name}": value for name, value in layers.items()}
-            return named | left_over(fitted), tuple(f"{prefix}{name}" for name in changed)
+    if isinstance(tower, Vgg16) and is_foreign:
+        found = fit_vgg_16(fitted, tower.get_parameter("conv1_1.weight").shape[1])
+        if found.tensors:
+            named = {
+                name if name.startswith("head.") else f"{prefix}{name}": value
+                for name, value in found.tensors.items()
+            }
+            return Adapted(named, tuple(f"{prefix}{name}" for name in found.changed))
     first = next(f"{prefix}{name}" for name, one in tower.named_parameters() if one.ndim > 3)
-    found, own = fitted.get(first), tower.get_parameter(first.removeprefix(prefix))
-    if found is None or found.ndim != own.ndim or found.shape[1] == own.shape[1]:
-        return fitted, ()
-    fitted[first] = cross_modality(found, own.shape[1])
-    return fitted, (first,)
+    found_first, own = fitted.get(first), tower.get_parameter(first.removeprefix(prefix))
+    if found_first is None or found_first.ndim != own.ndim or found_first.shape[1] == own.shape[1]:
+        return Adapted(fitted)
+    fitted[first] = cross_modality(found_first, own.shape[1])
+    return Adapted(fitted, (first,))
 
 
-def fit_vgg_16(tensors: Mapping[str, Tensor], in_channels: int) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Torchvision's VGG-16 for a stream, by the names of `VGG_16`, and which of them were changed for it.
+def fit_vgg_16(tensors: Mapping[str, Tensor], in_channels: int) -> Adapted:
+    """A file of torchvision's VGG-16 for a stream, by the names of `VGG_16`; nothing of another network's.
 
     A picture is given in pixels, blue first, less ImageNet's mean; other channels have the mean of the first
     filters, repeated.
@@ -108,25 +111,17 @@ def fit_vgg_16(tensors: Mapping[str, Tensor], in_channels: int) -> tuple[dict[st
         tensors: of a file.
         in_channels: C of the stream's tower.
 
-    Returns:
-        {} for the first if the file is another network's.
+    Raises:
+        WeightsError: the file has no fully connected layers.
     """
-    if in_channels == 3:
-        return from_torchvision(tensors, mean_bgr=IMAGENET_MEAN_BGR), ("conv1_1.weight", "conv1_1.bias")
-    layers = from_torchvision(tensors)
-    if layers:
-        layers["conv1_1.weight"] = cross_modality(layers["conv1_1.weight"], in_channels)
-    return layers, ("conv1_1.weight",)
-
-
-def left_over(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The last layer of a 2D network's file, by the names of a head that will not take it.
-
-    >>> list(left_over({"classifier.3.bias": torch.zeros(1), "classifier.6.bias": torch.zeros(1)}))
-    ['head.classifier.6.bias']
-    """
-    last = list(tensors)[-1].rpartition(".")[0]
-    return {f"head.{name}": torch.empty(0) for name in tensors if name.rpartition(".")[0] == last}
+    is_picture = in_channels == 3
+    layers = from_torchvision(tensors, mean_bgr=IMAGENET_MEAN_BGR if is_picture else None)
+    if not layers:
+        return Adapted({})
+    if is_picture:
+        return Adapted(layers, ("conv1_1.weight", "conv1_1.bias"))
+    layers["conv1_1.weight"] = cross_modality(layers["conv1_1.weight"], in_channels)
+    return Adapted(layers, ("conv1_1.weight",))
 
 
 def cross_modality(filters: Tensor, in_channels: int) -> Tensor:

@@ -379,8 +379,17 @@ def taken_by(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     >>> taken_by("resnet3d_18", {"shortcut": "A", "layout": "mmaction2"})
     {'shortcut': 'A'}
     """
-    known = inspect.signature(find(name).builder).parameters
+    known = defaults_of(name)
     return {key: value for key, value in arguments.items() if key in known}
+
+
+def defaults_of(name: str) -> dict[str, Any]:
+    """The arguments of a network, and what they are where nobody says otherwise.
+
+    >>> defaults_of("resnet3d_18")["shortcut"]
+    'B'
+    """
+    return {key: one.default for key, one in inspect.signature(find(name).builder).parameters.items()}
 
 
 def find(name: str) -> ModelEntry:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from muybridge.errors import ConfigError
 from muybridge.models.blocks import channels_last
-from muybridge.models.contract import VideoModel
+from muybridge.models.contract import Adapted, VideoModel
 from muybridge.models.image_network import fit_frames
 from muybridge.models.tsn_backbones import MODALITIES, Modality, NetworkBuilder, make_backbone
 from muybridge.models.tsn_consensus import Consensus, SegmentHead
@@ -127,7 +127,7 @@ class TSN(VideoModel):
             features = maps.mean((2, 3, 4))
         return features.view(*snippets.shape[:2], -1)
 
-    def adapt(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    def adapt(self, tensors: Mapping[str, Tensor]) -> Adapted:
         """Cross-modality initialisation: the first filters of another modality, made to fit.
 
         A checkpoint of the network that is the backbone here is taken too, and a file of its 2D network.

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muybridge.errors import ConfigError, WeightsError
-from muybridge.models.contract import Head, VideoModel
+from muybridge.models.contract import Adapted, Head, VideoModel
 from muybridge.models.image_network import fit_frames
 from muybridge.models.two_stream_heads import MeanOfSoftmax, TaskHeads
 from muybridge.models.two_stream_inputs import check_inputs
@@ -86,7 +86,7 @@ class OneStream(VideoModel):
         (x,) = check_inputs(inputs, self.modalities, self.num_flows, crop=self.crop, who=who)
         return run_stream(self.tower, x)
 
-    def adapt(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    def adapt(self, tensors: Mapping[str, Tensor]) -> Adapted:
         """Takes a file of the backbone's 2D network, too, and first filters of the other stream, as TSN."""
         return fit_frames(tensors, self.tower, "tower.")
 
@@ -270,13 +270,13 @@ class TwoStream(VideoModel):
         rgb, flow = check_inputs(inputs, self.modalities, self.num_flows, crop=self.crop, who=who)
         return torch.cat([run_stream(self.rgb, rgb), run_stream(self.flow, flow)], dim=1)
 
-    def adapt(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    def adapt(self, tensors: Mapping[str, Tensor]) -> Adapted:
         """Takes a file of the backbone's 2D network, too, into both streams."""
         if any(name.startswith(("rgb.", "flow.")) for name in tensors):
-            return dict(tensors), ()
-        rgb, _ = fit_frames(tensors, self.rgb, "rgb.")
-        flow, adapted = fit_frames(tensors, self.flow, "flow.")
-        return {**rgb, **flow}, adapted
+            return Adapted(dict(tensors))
+        rgb = fit_frames(tensors, self.rgb, "rgb.")
+        flow = fit_frames(tensors, self.flow, "flow.")
+        return Adapted({**rgb.tensors, **flow.tensors}, rgb.changed + flow.changed)
 
     def training_logits(self, *inputs: Tensor) -> tuple[Tensor, tuple[float, ...]]:
         """The logits of each stream, whose losses are added.

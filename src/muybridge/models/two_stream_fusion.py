@@ -24,11 +24,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from muybridge.errors import ConfigError
+from muybridge.errors import ConfigError, WeightsError
 from muybridge.models.alexnet import Tower
 from muybridge.models.blocks import channels_last
-from muybridge.models.contract import Head, VideoModel, check_choices, check_positive
-from muybridge.models.image_network import fit_vgg_16, left_over
+from muybridge.models.contract import Adapted, Head, VideoModel, check_choices, check_positive
+from muybridge.models.image_network import fit_vgg_16
 from muybridge.models.two_stream_fusion_operators import Fusion, Operator
 from muybridge.models.two_stream_fusion_towers import (
     Keep,
@@ -142,21 +142,38 @@ class TwoStreamFusion(VideoModel):
             branches.append(self.kept(second))
         return torch.cat([x.mean((2, 3, 4)) for x in branches], dim=1)
 
-    def adapt(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-        """Takes torchvision's VGG-16, too, into both towers and what goes on behind the fusion."""
-        if any(name.startswith(("spatial.", "temporal.")) for name in tensors):
-            return dict(tensors), ()
-        fitted, adapted = left_over(tensors), []
-        for stream, rows in self.plan.rows.items():
-            layers, changed = fit_vgg_16(tensors, self.plan.channels[stream])
-            if rows != VGG_16 or not layers:
-                return dict(tensors), ()
-            for name in self.state_dict():
+    def adapt(self, tensors: Mapping[str, Tensor]) -> Adapted:
+        """Takes torchvision's VGG-16, too, into both towers and what goes on behind the fusion.
+
+        Raises:
+            WeightsError: the file has no fully connected layers, or too narrow ones for a concatenation.
+        """
+        is_ours = any(name.startswith(("spatial.", "temporal.")) for name in tensors)
+        if is_ours or any(rows != VGG_16 for rows in self.plan.rows.values()):
+            return Adapted(dict(tensors))
+        fitted: dict[str, Tensor] = {}
+        changed: list[str] = []
+        own = self.state_dict()
+        for stream, channels in self.plan.channels.items():
+            found = fit_vgg_16(tensors, channels)
+            if not found.tensors:
+                return Adapted(dict(tensors))
+            fitted |= {name: value for name, value in found.tensors.items() if name.startswith("head.")}
+            for name in own:
                 layer = _place_in(name)
-                if self.stream_of(name) == stream and layer in layers:
-                    fitted[name] = layers[layer]
-                    adapted += [name] if layer in changed else []
-        return fitted, tuple(adapted)
+                if self.stream_of(name) == stream and layer in found.tensors:
+                    fitted[name] = found.tensors[layer]
+                    changed += [name] if layer in found.changed else []
+        wider = [
+            name for name in fitted if name.startswith("fused.") and fitted[name].shape != own[name].shape
+        ]
+        if self.plan.operator == "concat" and wider:
+            raise WeightsError(
+                f"concatenation makes {wider[0]} {list(own[wider[0]].shape)}, the file has "
+                f"{list(fitted[wider[0]].shape)}: start two_stream_spatial and two_stream_temporal from the "
+                "file, and this network from both (two_stream_fusion.start_from)"
+            )
+        return Adapted(fitted, tuple(changed), gained=("fusion.",))
 
     def stream_of(self, name: str) -> Stream | None:
         """The stream that a tensor belongs to, where that is one; behind the fusion its tower goes on."""

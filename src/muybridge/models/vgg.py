@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from muybridge.errors import WeightsError
 from muybridge.models.alexnet import Conv, Drop, Full, Pool, Row, Tower
 from muybridge.models.inflate.backbones import IMAGENET_MEAN, IMAGENET_STD
 
@@ -86,13 +87,17 @@ class Vgg16(Tower):
 def from_torchvision(
     state: Mapping[str, Tensor], *, mean_bgr: tuple[float, ...] | None = None
 ) -> dict[str, Tensor]:
-    """The tensors of torchvision's VGG-16 by the names of `VGG_16`; {} if the file is another one.
+    """The tensors of torchvision's VGG-16 by the names of `VGG_16`; {} if the file is another network's.
 
     Args:
-        state: of a file: features.0 .. features.28, classifier.0, classifier.3; the last layer is left out.
+        state: of a file: features.0 .. features.28, classifier.0, .3 and .6. The last layer keeps its name,
+            below "head.".
         mean_bgr: for pixels of 0 to 255 less this, blue first; the first layer is rescaled from the
             normalised ones of torchvision, which is exact but for a border pixel, whose padding is this mean
             and not torchvision's. None leaves the first layer as it is.
+
+    Raises:
+        WeightsError: its fully connected layers are not numbers: it is the file of the features alone.
 
     >>> from_torchvision({"fc.weight": torch.zeros(2, 3)})
     {}
@@ -101,20 +106,31 @@ def from_torchvision(
     layers = sorted({key.rpartition(".")[0] for key in state}, key=_place)
     if [name.partition(".")[0] for name in layers] != ["features"] * 13 + ["classifier"] * 3:
         return {}
+    if set(state) != {f"{layer}.{leaf}" for layer in layers for leaf in ("weight", "bias")}:
+        return {}
+    first = state[f"{layers[0]}.weight"]
+    if first.ndim != 4 or first.shape[1] != 3:
+        return {}
+    if not all(state[f"{layer}.weight"].isfinite().all() for layer in layers):
+        raise WeightsError(
+            "the file of VGG-16 has values that are not numbers, as torchvision's IMAGENET1K_FEATURES has, "
+            "which is without fully connected layers: take VGG16_Weights.IMAGENET1K_V1"
+        )
     tensors: dict[str, Tensor] = {}
     for row, layer in zip(rows, layers, strict=False):
         weight = state[f"{layer}.weight"]
         tensors[f"{row.name}.weight"] = weight.unsqueeze(2) if isinstance(row, Conv) else weight
         tensors[f"{row.name}.bias"] = state[f"{layer}.bias"]
     if mean_bgr is not None:
-        first, bias = tensors["conv1_1.weight"], tensors["conv1_1.bias"]
-        white = torch.tensor(IMAGENET_STD[::-1], dtype=first.dtype) * 255
-        own_mean = torch.tensor(IMAGENET_MEAN[::-1], dtype=first.dtype) * 255
-        apart = torch.tensor(mean_bgr, dtype=first.dtype) - own_mean
-        scaled = first.flip(1) / white[:, None, None, None]
-        tensors["conv1_1.weight"] = scaled
-        tensors["conv1_1.bias"] = bias + (scaled.sum((2, 3, 4)) * apart).sum(1)
-    return tensors
+        weight, bias = tensors["conv1_1.weight"], tensors["conv1_1.bias"]
+        white = torch.tensor(IMAGENET_STD[::-1], dtype=weight.dtype) * 255
+        own_mean = torch.tensor(IMAGENET_MEAN[::-1], dtype=weight.dtype) * 255
+        apart = torch.tensor(mean_bgr, dtype=weight.dtype) - own_mean
+        tensors["conv1_1.weight"] = weight.flip(1) / white[:, None, None, None]
+        tensors["conv1_1.bias"] = bias + (tensors["conv1_1.weight"].sum((2, 3, 4)) * apart).sum(1)
+    return tensors | {
+        f"head.{layers[-1]}.{leaf}": state[f"{layers[-1]}.{leaf}"] for leaf in ("weight", "bias")
+    }
 
 
 def _place(layer: str) -> tuple[bool, int]:

@@ -37,8 +37,10 @@ LONG_SECONDS = 10.0  # in a longer piece 16 frames over the whole of it lie too 
 SIDES = ((112, (112, 96)), (88, (88, 80)), (0, (72, 64)))  # source's short side -> resize, crop
 SMALLEST_STD = 0.05  # of near-black videos: a smaller one would blow noise up
 SMALLEST_DIFFERENCE_STD = 0.02  # the same, of differences of frames
-MOVES_STD = 0.004  # differences below this, one level of 255, are the noise of the camera
-SAME = 0.03  # white is 1: a pixel that changes by less has kept its value
+MOVES = (
+    0.002  # something moves where at least this part of a frame changes from one frame of a clip to the next
+)
+SAME = 0.03  # white is 1: a cell of 32 x 32 that changes by less has kept its value, noise or not
 STILL = 0.75  # the camera stands still where at least this part of a frame keeps its values
 EMPTY = 0.75  # nothing is behind the person where at least this part of a frame has one value
 LONG_FPS = 8.0  # 16 frames are then 2 s
@@ -46,6 +48,7 @@ VAL_FRACTION = 0.2
 MIN_VIDEOS_FOR_VAL = 20
 CLIPS_OF_A_RUN = 16_000  # what a network of this size needs from scratch, about
 EPOCHS = (12, 160)
+MOST_FINE_TUNING_EPOCHS = 26
 CACHE_BYTES = 4 << 30
 
 # Clips a second and core that the small network trains on, at 16 frames of 72 x 72, on a server of 2023.
@@ -127,7 +130,8 @@ class Seen:
         std: of each channel over all pixels, white is 1.
         kept: what part of a frame has the same values a quarter of the video later, median.
         flat: what part of a frame has one and the same value, median: a depth map, a sheet of paper.
-        difference_std: of each channel of the difference of two frames that follow one another in a clip.
+        moved: what part of a frame changes from one frame of a clip of 16 to the next one, median.
+        difference_std: of each channel of the difference of these two.
     """
 
     short_side: int
@@ -138,6 +142,7 @@ class Seen:
     std: tuple[float, float, float]
     kept: float
     flat: float
+    moved: float
     difference_std: tuple[float, float, float]
 
     @property
@@ -146,8 +151,7 @@ class Seen:
 
         Where there is no background the pictures have nothing but who moves, and more of him.
         """
-        moves = max(self.difference_std) >= MOVES_STD
-        return self.kept >= STILL and self.flat < EMPTY and moves
+        return self.kept >= STILL and self.flat < EMPTY and self.moved >= MOVES
 
 
 def look_at(samples: Sequence[Sample]) -> Seen:
@@ -181,9 +185,10 @@ def look_at(samples: Sequence[Sample]) -> Seen:
         raise DataError(f"none of the videos that were looked at can be read; one of them: {problem}")
     looked = np.stack(pairs) / 255.0  # [videos, 2, 3, 32, 32, channels]
     pixels = looked[:, 0].reshape(-1, 3)
-    differences = (looked[:, 1] - looked[:, 0]).reshape(-1, 3)
+    steps = looked[:, 1] - looked[:, 0]
     greys = looked[:, 0].mean(axis=-1)
     keeps = (np.abs(np.diff(greys, axis=1)) < SAME).mean(axis=(1, 2, 3))
+    moves = (np.abs(steps.mean(axis=-1)) >= SAME).mean(axis=(1, 2, 3))
     middle = np.median(greys, axis=(2, 3), keepdims=True)
     flats = (np.abs(greys - middle) < SAME).mean(axis=(1, 2, 3))
     aspects = [info.width / info.height for info in infos]
@@ -196,7 +201,8 @@ def look_at(samples: Sequence[Sample]) -> Seen:
         std=_three(np.maximum(pixels.std(axis=0), SMALLEST_STD)),
         kept=float(np.median(keeps)),
         flat=float(np.median(flats)),
-        difference_std=_three(differences.std(axis=0)),
+        moved=float(np.median(moves)),
+        difference_std=_three(steps.reshape(-1, 3).std(axis=0)),
     )
 
 
@@ -337,7 +343,7 @@ def _schedule(num_train: int, fine_tuning: bool, said: list[str]) -> tuple[int, 
     if not fine_tuning:
         said.append(f"{epochs} epochs of {num_train} clips with AdamW, the rate falling as a cosine")
         return epochs, optim, 0
-    epochs = max(EPOCHS[0], epochs // 3)
+    epochs = min(MOST_FINE_TUNING_EPOCHS, max(EPOCHS[0], epochs // 3))
     head_epochs = epochs // 6
     said.append(f"{epochs} epochs; in the first {head_epochs} only the new head trains")
     return epochs, optim.model_copy(update={"lr": 3e-4, "warmup_epochs": float(head_epochs)}), head_epochs

@@ -77,20 +77,31 @@ def convert(state: Mapping[str, Any], *, format: str = "auto") -> Converted:
     return found.convert(tensors)
 
 
-# What a trunk can gain later: a non-local block, which is new the identity, and the fusion of two towers.
-GAINED = re.compile(r"\.nl\d+\.|^fusion\.")
+NON_LOCAL = re.compile(r"\.nl\d+\.")  # among the names of a trunk
 
 
-def mismatches(tensors: Mapping[str, Tensor], model: VideoModel, *, trunk_only: bool = False) -> list[str]:
+def mismatches(
+    tensors: Mapping[str, Tensor],
+    model: VideoModel,
+    *,
+    trunk_only: bool = False,
+    gained: tuple[str, ...] = (),
+) -> list[str]:
     """Why these tensors do not fit this network, one line a name; empty if they do.
 
     BatchNorm's `num_batches_tracked` may be absent: old files lack it, and nothing depends on it here. For
-    the trunk alone, what a trunk can gain later may be.
+    the trunk alone, non-local blocks may be: new ones are the identity, so a network can gain them later.
+
+    Args:
+        tensors: by our names.
+        model: the network.
+        trunk_only: the head does not matter.
+        gained: starts of names that may be absent as well.
     """
     own = {key: value for key, value in model.state_dict().items() if not (trunk_only and _in_head(key))}
     given = {key: value for key, value in tensors.items() if not (trunk_only and _in_head(key))}
-    missing = [key for key in own if key not in given and not is_counter(key)]
-    wrong = [f"missing {key}" for key in missing if not (trunk_only and GAINED.search(key))]
+    missing = [key for key in own if key not in given and not is_counter(key) and not key.startswith(gained)]
+    wrong = [f"missing {key}" for key in missing if not (trunk_only and NON_LOCAL.search(key))]
     wrong += [f"unexpected {key}" for key in given if key not in own]
     wrong += [
         f"{key} is {list(given[key].shape)}, the network's is {list(value.shape)}"

@@ -200,8 +200,8 @@ def init_trunk(model: VideoModel, path: Path | str) -> LoadReport:
     """
     source = open_weights(path, model.name)
     found, card = source.found, source.card
-    tensors, fitted = model.adapt(found.tensors)
-    wrong = mismatches(tensors, model, trunk_only=True)
+    tensors, fitted, gained = model.adapt(found.tensors)
+    wrong = mismatches(tensors, model, trunk_only=True, gained=gained)
     if wrong:
         raise WeightsError(_explain(source, model, wrong))
     own = model.state_dict()
@@ -256,19 +256,28 @@ def _explain(source: Source, model: VideoModel, wrong: list[str]) -> str:
 
 
 def _fitting_names(found: Converted, *, width: float) -> list[str]:
-    """The networks of the registry whose trunk has just these tensors; none of them is given memory."""
+    """The networks of the registry whose trunk has just these tensors; none of them is given memory.
+
+    With the arguments that make it so, where they are not the network's defaults.
+    """
     names = trunk_names(found.tensors)
     own = [network for network, entry in registry.MODELS.items() if entry.takes_images != "only"]
     taken = {network: registry.taken_by(network, found.arguments) for network in own}
     alike = [network for network in own if _names_of(network, *taken[network].items()) == names]
     with torch.device("meta"):
-        return [
-            network
-            for network in alike
-            if not mismatches(
-                found.tensors, registry.build(network, width=width, **taken[network]), trunk_only=True
-            )
-        ]
+        models = [registry.build(network, width=width, **taken[network]) for network in alike]
+    return [
+        _with_arguments(model.name, taken[model.name])
+        for model in models
+        if not mismatches(found.tensors, model, trunk_only=True)
+    ]
+
+
+def _with_arguments(network: str, arguments: Mapping[str, Any]) -> str:
+    """resnet3d_18 with shortcut='A'."""
+    defaults = registry.defaults_of(network)
+    own = [f"{key}={value!r}" for key, value in arguments.items() if value != defaults[key]]
+    return f"{network} with {', '.join(own)}" if own else network
 
 
 @cache

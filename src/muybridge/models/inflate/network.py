@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from muybridge.errors import ConfigError, InflationError, WeightsError
 from muybridge.models.blocks import channels_last
-from muybridge.models.contract import VideoModel, check_clip
+from muybridge.models.contract import Adapted, VideoModel, check_clip
 from muybridge.models.inflate.backbones import build_backbone, by_own_names
 from muybridge.models.inflate.convert import rewrite
 from muybridge.models.inflate.layers import FilterInit, TimePadding, inflate_weight
@@ -137,16 +137,17 @@ class InflatedNetwork(VideoModel):
             )
         return From2d(tensors, tuple(spread), tuple(key for key in state if key not in own))
 
-    def adapt(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    def adapt(self, tensors: Mapping[str, Tensor]) -> Adapted:
         """Takes the weights of the 2D network, too; its classifier is left over as another head.
 
         Raises:
             WeightsError: they are another 2D network's.
         """
         if any(name.startswith("trunk.") for name in tensors):
-            return dict(tensors), ()
+            return Adapted(dict(tensors))
         found = self.from_2d(tensors)
-        return {**found.tensors, **{f"head.{name}": torch.empty(0) for name in found.unused}}, found.inflated
+        left_over = {f"head.{name}": torch.empty(0) for name in found.unused}
+        return Adapted({**found.tensors, **left_over}, found.inflated)
 
     def load_2d(self, state: Mapping[str, Tensor]) -> From2d:
         """Takes the weights of the 2D network; the classifier stays random.
