@@ -246,7 +246,7 @@ def test_only_the_piece_that_is_labelled_is_looked_at(tmp_path: Path) -> None:
 def test_a_small_folder_is_seen_often_and_a_trained_network_needs_less(figures_dir: Path, checkpoint: Path):
     fresh, _ = default_config(figures_dir / "labels.csv")
     tuned, _ = default_config(figures_dir / "labels.csv", init=checkpoint)
-    assert (fresh.epochs, fresh.head_epochs) == (160, 0)
+    assert (fresh.epochs, fresh.head_epochs) == (80, 0)
     assert (tuned.epochs, tuned.head_epochs) == (26, 4)
 
 

@@ -47,8 +47,7 @@ LONG_FPS = 8.0  # 16 frames are then 2 s
 VAL_FRACTION = 0.2
 MIN_VIDEOS_FOR_VAL = 20
 CLIPS_OF_A_RUN = 16_000  # what a network of this size needs from scratch, about
-EPOCHS = (12, 160)
-MOST_FINE_TUNING_EPOCHS = 26
+EPOCHS = (12, 80)
 CACHE_BYTES = 4 << 30
 
 # Clips a second and core that the small network trains on, at 16 frames of 72 x 72, on a server of 2023.
@@ -343,7 +342,7 @@ def _schedule(num_train: int, fine_tuning: bool, said: list[str]) -> tuple[int, 
     if not fine_tuning:
         said.append(f"{epochs} epochs of {num_train} clips with AdamW, the rate falling as a cosine")
         return epochs, optim, 0
-    epochs = min(MOST_FINE_TUNING_EPOCHS, max(EPOCHS[0], epochs // 3))
+    epochs = max(EPOCHS[0], epochs // 3)
     head_epochs = epochs // 6
     said.append(f"{epochs} epochs; in the first {head_epochs} only the new head trains")
     return epochs, optim.model_copy(update={"lr": 3e-4, "warmup_epochs": float(head_epochs)}), head_epochs
