@@ -1,6 +1,7 @@
 """Brox's flow: known motions of real frames, the energy that it makes small, identities.
 
-Seen to fail: the vectors of a coarser level not made longer; the pyramid built upside down.
+Seen to fail: the vectors of a coarser level not made longer; the first frame of a video in the place of the
+one before.
 """
 
 from pathlib import Path

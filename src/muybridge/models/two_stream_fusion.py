@@ -148,8 +148,7 @@ class TwoStreamFusion(VideoModel):
         Raises:
             WeightsError: the file has no fully connected layers, or too narrow ones for a concatenation.
         """
-        is_ours = any(name.startswith(("spatial.", "temporal.")) for name in tensors)
-        if is_ours or any(rows != VGG_16 for rows in self.plan.rows.values()):
+        if any(rows != VGG_16 for rows in self.plan.rows.values()):
             return Adapted(dict(tensors))
         fitted: dict[str, Tensor] = {}
         changed: list[str] = []
