@@ -67,10 +67,10 @@ def main() -> None:
     cv2.setNumThreads(available_cores())
     print(json.dumps({"case": "compile_or_read_kernels", "seconds": round(compile_kernels(), 2)}), flush=True)
     points = trade_off(asked.clips, asked.rounds)
-    for size in SPEED:
-        speed(asked.clips, size, asked.rounds)
     if asked.plot is not None:
         plot(points, asked.plot)
+    for size in SPEED:
+        speed(asked.clips, size, asked.rounds)
 
 
 def real_frames(path: Path, first: int, size: Size) -> np.ndarray:

@@ -72,8 +72,8 @@ def test_it_agrees_with_the_compiled_code(data_dir: Path, preset: str, name: str
     assert found.dtype == np.float32
     assert np.abs(compiled).max() > 0.5
     apart = np.hypot(*(found - compiled).transpose(1, 0, 2, 3))
-    # With OpenCV's black border and its early stop, rounding decides in some places which of two fields comes
-    # out: a few pixels differ by a lot.
+    # OpenCV's presets make so many passes that rounding decides in some places which of two fields comes out
+    # (torch in float32 and in float64 differ as much): a few pixels differ by a lot.
     if PRESETS[preset].black_border:
         assert np.median(apart) < 0.012
         assert (apart > 0.1).mean() < 0.04
