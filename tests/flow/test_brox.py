@@ -30,7 +30,7 @@ def test_known_motions_are_found_about_as_well_as_by_tvl1(data_dir: Path, name: 
 
 
 def energy(first: np.ndarray, second: np.ndarray, field: np.ndarray) -> float:
-    """The paper's energy, eq. (3), by its definition; alpha and gamma for grey values of 0 to 255."""
+    """The paper's energy by its definition; alpha and gamma for grey values of 0 to 255."""
     from scipy.ndimage import map_coordinates
 
     def gradient(image: np.ndarray) -> np.ndarray:

@@ -261,11 +261,10 @@ def _tsn_backbone(name: str, width: float, num_frames: int | None, bn_eps: float
         others = "torchvision/NAME, timm/NAME and the networks of one modality of: muybridge models"
         hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(OWN_BACKBONES)}, {others}"
         raise ConfigError(f"no backbone '{name}'; {hint}")
-    taken = inspect.signature(MODELS[name].builder).parameters
     wanted: dict[str, Any] = {"bn_eps": bn_eps}
     if num_frames is not None:
         wanted["num_frames"] = num_frames
-    return build(name, width=width, **{key: value for key, value in wanted.items() if key in taken})
+    return build(name, width=width, **taken_by(name, wanted))
 
 
 MODELS: dict[str, ModelEntry] = {

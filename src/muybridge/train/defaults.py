@@ -37,9 +37,7 @@ LONG_SECONDS = 10.0  # in a longer piece 16 frames over the whole of it lie too 
 SIDES = ((112, (112, 96)), (88, (88, 80)), (0, (72, 64)))  # source's short side -> resize, crop
 SMALLEST_STD = 0.05  # of near-black videos: a smaller one would blow noise up
 SMALLEST_DIFFERENCE_STD = 0.02  # the same, of differences of frames
-MOVES = (
-    0.002  # something moves where at least this part of a frame changes from one frame of a clip to the next
-)
+MOVES = 0.002  # something moves where at least this part of a frame changes from frame to frame of a clip
 SAME = 0.03  # white is 1: a cell of 32 x 32 that changes by less has kept its value, noise or not
 STILL = 0.75  # the camera stands still where at least this part of a frame keeps its values
 EMPTY = 0.75  # nothing is behind the person where at least this part of a frame has one value
@@ -148,7 +146,7 @@ class Seen:
     def shown_by_differences(self) -> bool:
         """Whether differences of frames lay bare what moves: before a still camera and a background.
 
-        Where there is no background the pictures have nothing but who moves, and more of him.
+        Where there is no background the pictures have nothing but who moves, and more of it.
         """
         return self.kept >= STILL and self.flat < EMPTY and self.moved >= MOVES
 

@@ -1,7 +1,6 @@
 """What a run starts from: its videos and its network, checked before anything is computed."""
 
 import copy
-import inspect
 import os
 import time
 from collections import Counter
@@ -20,7 +19,7 @@ from muybridge.data.splits import split
 from muybridge.errors import DataError, TrainingError, WeightsError
 from muybridge.models.contract import VideoModel
 from muybridge.models.count import count_parameters
-from muybridge.models.registry import build, find
+from muybridge.models.registry import build, defaults_of
 from muybridge.train.loop import forward_backward
 from muybridge.train.optim import set_trainable
 from muybridge.types import Sample
@@ -211,9 +210,9 @@ def sizes_taken(name: str, spec: ClipSpec) -> dict[str, int]:
     >>> sizes_taken("tsn", spec), sizes_taken("short_snippets_lstm", spec)
     ({'num_frames': 1, 'num_segments': 30}, {'num_frames': 30, 'crop': 224})
     """
-    parameters = inspect.signature(find(name).builder).parameters
-    sizes = {
-        size: getattr(spec, size) for size in ("num_frames", "num_segments", "crop") if size in parameters
+    taken = defaults_of(name)
+    sizes: dict[str, int] = {
+        size: getattr(spec, size) for size in ("num_frames", "num_segments", "crop") if size in taken
     }
     if "num_frames" in sizes and "num_segments" not in sizes and spec.num_segments > 1:
         sizes["num_frames"] = spec.num_segments
@@ -224,10 +223,10 @@ def _with_segments(
     specs: tuple[ClipSpec, ...], name: str, arguments: Mapping[str, Any]
 ) -> tuple[ClipSpec, ...]:
     """Clips of a checkpoint, of as many segments as the network that starts from it is built for."""
-    own = inspect.signature(find(name).builder).parameters.get("num_segments")
-    if own is None:
+    known = {**defaults_of(name), **arguments}
+    if "num_segments" not in known:
         return specs
-    count = arguments.get("num_segments", own.default)
+    count = known["num_segments"]
     return tuple(spec.model_copy(update={"num_segments": count}) for spec in specs)
 
 
